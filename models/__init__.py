@@ -1,0 +1,1 @@
+"""The network, torch only: projection -> attention -> aggregation -> adapter -> checkpoint."""

@@ -1,0 +1,116 @@
+"""Reading and writing tensor files: never runs what a file holds, never leaves half a file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def read_tensors(path: str | Path) -> tuple[dict, dict[str, str]]:
+    """Read a `.safetensors` file or a pickled state dict.
+
+    Returns:
+        The tensors (a pickled file may nest them in dicts) and the safetensors metadata.
+
+    Raises:
+        ValueError: the file is damaged, is no tensor file, or would run code.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {path.name} in {path.parent}. Check the name, or put the file there."
+        )
+    pickled = path.suffix.lower() in PICKLE_SUFFIXES
+    _check_suffix(path, pickled)
+    return (_read_pickle(path), {}) if pickled else _read_safetensors(path)
+
+
+def _check_suffix(path: Path, pickled: bool) -> None:
+    """Files with the wrong suffix are common; either reader would call them damaged."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error}. Check its permissions.") from error
+    if pickled and head[4:] == b"\0\0\0\0{":  # length of the header (8 bytes), then JSON
+        raise ValueError(f"{path.name} is a safetensors file. Rename it to end in .safetensors.")
+    if not pickled and head[:4] in (b"PK\3\4", b"\x80\2\x8a\n"):  # zip, older format
+        raise ValueError(
+            f"{path.name} is a PyTorch file that was named like a safetensors file. Rename it to "
+            "end in .bin, so that it is read as what it is."
+        )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path.name} ({path.stat().st_size} bytes) is not a complete safetensors file: "
+            f"{error}. It may have been cut off while downloading; download it again."
+        ) from error
+
+
+def _read_pickle(path: Path) -> dict:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged pickles raise nearly anything
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise ValueError(
+                f"{path.name} holds more than tensors ({refused[1]}) and could run code when "
+                "opened, so it was not opened. Use a .safetensors version of the file, or one "
+                "saved as plain tensors."
+            ) from error
+        reason = str(error).partition("\n")[0] if isinstance(error, RuntimeError) else ""
+        raise ValueError(
+            f"{path.name} ({path.stat().st_size} bytes) is not a complete PyTorch file "
+            f"({reason or type(error).__name__}). It may have been cut off while downloading; "
+            "download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path.name} holds a {type(content).__name__}; expected a dictionary of tensors. "
+            "Choose another file."
+        )
+    return content
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file atomically: the old file, or the complete new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode  # as the umask wants it; save_file makes 0600
+        save_file(_independent(tensors), temporary, dict(metadata))
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies without shared memory, which safetensors refuses to save."""
+    return {
+        key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()
+    }

@@ -1,0 +1,112 @@
+"""An encoded identity: image-encoder features of N references, ready for any matching adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .files import read_tensors, write_safetensors
+
+METADATA_KEY = "multi_ipadapter_references"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceEmbeds:
+    """Features before the adapter's projection, so that other adapters can use them too.
+
+    Attributes:
+        features: by name (see `projection`), each [N, ...].
+        null: features of the null image that the adapters were trained with, each [1, ...].
+        weights: positive weight of each reference [N], float32.
+    """
+
+    features: Mapping[str, Tensor]
+    null: Mapping[str, Tensor]
+    weights: Tensor
+
+    @property
+    def num_references(self) -> int:
+        """N."""
+        return self.weights.shape[0]
+
+
+def parse_weights(text: str, count: int) -> Tensor:
+    """Weights written as "1, 0.5, 2" -> [count] float32; nothing written: all 1.
+
+    Raises:
+        ValueError: not `count` numbers, or one of them is not positive and finite.
+    """
+    words = text.replace(",", " ").replace(";", " ").split()
+    if not words:
+        return torch.ones(count)
+    try:
+        weights = [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(
+            f'Got reference weights "{text}"; expected numbers separated by commas, '
+            'one for each reference image, such as "1, 0.5".'
+        ) from error
+    return check_weights(weights, count)
+
+
+def check_weights(weights: Sequence[float], count: int) -> Tensor:
+    """See `parse_weights`."""
+    if len(weights) != count:
+        raise ValueError(
+            f"Got {len(weights)} reference weights for {count} reference images; expected one "
+            "for each image, or none at all to weigh them alike."
+        )
+    tensor = torch.tensor(list(weights), dtype=torch.float32)
+    if not (torch.isfinite(tensor) & (tensor > 0)).all():
+        raise ValueError(
+            f"Got reference weights {list(weights)}; expected positive numbers. To leave a "
+            "reference out, disconnect its image."
+        )
+    return tensor
+
+
+def save_references(references: ReferenceEmbeds, path: str | Path) -> None:
+    """Write an identity as one safetensors file."""
+    tensors = {f"features.{k}": v for k, v in references.features.items()}
+    tensors |= {f"null.{k}": v for k, v in references.null.items()}
+    tensors["weights"] = references.weights
+    metadata = {METADATA_KEY: json.dumps({"format_version": FORMAT_VERSION})}
+    write_safetensors(path, tensors, metadata)
+
+
+def load_references(path: str | Path) -> ReferenceEmbeds:
+    """Read what `save_references` wrote.
+
+    Raises:
+        ValueError: the file is damaged or holds something else.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path)
+    if METADATA_KEY not in metadata or "weights" not in tensors:
+        raise ValueError(
+            f"{path.name} holds no encoded references; expected a file that the node "
+            "'Save References' wrote."
+        )
+    features = {k.removeprefix("features."): v for k, v in tensors.items() if k[:9] == "features."}
+    null = {k.removeprefix("null."): v for k, v in tensors.items() if k[:5] == "null."}
+    count = tensors["weights"].numel()
+    fits = all(
+        name in null and null[name].shape == (1, *value.shape[1:]) and value.shape[:1] == (count,)
+        for name, value in features.items()
+    )
+    if not features or not count or tensors["weights"].ndim != 1 or not fits:
+        shapes = {name: tuple(value.shape) for name, value in sorted(tensors.items())}
+        raise ValueError(
+            f"{path.name} is damaged: its tensors have the shapes {shapes}; expected weights [N], "
+            "features [N, ...] and null [1, ...]. Encode the images again."
+        )
+    try:
+        return ReferenceEmbeds(features, null, check_weights(tensors["weights"].tolist(), count))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged: {error}") from error

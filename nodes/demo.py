@@ -1,0 +1,49 @@
+"""Node: small models to try the pack with, without downloading anything."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from .demo_models import DemoConfig, build_clip, build_clip_vision, build_unet, build_vae
+from .sockets import CATEGORY
+
+
+class DemoModels(io.ComfyNode):
+    """Build the demo models."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_Demo",
+            display_name="Demo Models (Multi-IPAdapter)",
+            category=CATEGORY,
+            description="Tiny models with random weights in the classes of SD1.x, to see the whole "
+            "graph run in seconds. They draw textures, not pictures.",
+            inputs=[
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    optional=True,
+                    tooltip="Seed of the random weights.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(),
+                io.Clip.Output(),
+                io.Vae.Output(),
+                io.ClipVision.Output(),
+            ],
+            is_experimental=True,
+        )
+
+    @classmethod
+    def execute(cls, seed: int = 0) -> io.NodeOutput:
+        config = DemoConfig()
+        return io.NodeOutput(
+            build_unet(config, seed),
+            build_clip(config, seed + 1),
+            build_vae(config, seed + 2),
+            build_clip_vision(config, seed + 3),
+        )

@@ -1,0 +1,159 @@
+"""Small models of ComfyUI's own classes, to try and test the pack without downloads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import comfy.clip_vision
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import torch
+from torch import nn
+
+_SD1_LAYOUT = {
+    "model_channels": 32,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": 64,
+}
+_VISION = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "hidden_act": "quick_gelu",
+    "model_type": "clip_vision_model",
+    "num_channels": 3,
+    "patch_size": 14,
+    "image_size": 56,
+    "projection_dim": 48,
+}
+_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+}
+_VAE = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 64,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 32,
+    "ch_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+_BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Sizes of the demo models; the UNet has the layout of SD1.x with fewer channels."""
+
+    unet: dict = field(default_factory=lambda: dict(_SD1_LAYOUT))
+    vision: dict = field(default_factory=lambda: dict(_VISION))
+    text: dict = field(default_factory=lambda: dict(_TEXT))
+    vae: dict = field(default_factory=lambda: dict(_VAE))
+    num_heads: int = 4
+
+
+def build_unet(
+    config: DemoConfig,
+    seed: int,
+    base: type[comfy.supported_models_base.BASE] = comfy.supported_models.SD15,
+    dtype: torch.dtype = torch.float32,
+) -> comfy.model_patcher.ModelPatcher:
+    """A UNet with random weights, in the wrapping that ComfyUI's own loaders give it.
+
+    It predicts v, because then any output of unit variance makes latents of unit variance.
+    """
+    family = type(
+        f"Demo{base.__name__}",
+        (base,),
+        {
+            "unet_extra_config": {"num_heads": config.num_heads, "num_head_channels": -1},
+            "model_type": lambda *_: comfy.model_base.ModelType.V_PREDICTION,
+        },
+    )
+    sizes = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+    }
+    model_config = family(sizes | config.unet)
+    model_config.set_inference_dtype(dtype, None)
+    model = model_config.get_model({}, device=torch.device("cpu"))
+    randomise(model.diffusion_model, seed)
+    return comfy.model_patcher.CoreModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def build_clip(config: DemoConfig, seed: int) -> comfy.sd.CLIP:
+    """A text encoder with SD1.x's tokenizer and random weights."""
+    target = comfy.supported_models_base.ClipTarget(
+        comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel
+    )
+    full = {
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": 77,
+        "vocab_size": 49408,
+        "eos_token_id": 49407,
+        "projection_dim": config.text["hidden_size"],
+    }
+    clip = comfy.sd.CLIP(target, model_options={"clip_l_model_config": full | config.text})
+    randomise(clip.cond_stage_model, seed)
+    return clip
+
+
+def build_vae(config: DemoConfig, seed: int) -> comfy.sd.VAE:
+    """An SD1.x autoencoder with random weights."""
+    params = {"ddconfig": config.vae, "embed_dim": config.vae["z_channels"]}
+    vae = comfy.sd.VAE(sd={}, config={"params": params})
+    randomise(vae.first_stage_model, seed)
+    return vae
+
+
+def build_clip_vision(config: DemoConfig, seed: int) -> comfy.clip_vision.ClipVisionModel:
+    """An image encoder with random weights."""
+    vision = comfy.clip_vision.ClipVisionModel(config.vision)
+    randomise(vision.model, seed)
+    return vision
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Fill every parameter: matrices with variance 1 / fan-in, norms with 1, biases with 0.
+
+    3x3 convolutions mix channels at random but blur in space: random kernels would draw nothing
+    but noise, in which no difference can be seen. ComfyUI's layers are left uninitialised, since
+    they expect a file. The global generator is not touched.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.shape[2:] == _BLUR.shape:
+                mix = torch.randn(*parameter.shape[:2], 1, 1, generator=generator)
+                parameter.copy_(mix * _BLUR / parameter.shape[1] ** 0.5)
+            elif parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                noise = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+                parameter.copy_(noise)
+            elif parameter.ndim == 1:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)

@@ -1,0 +1,73 @@
+"""Node: adapter, image encoder and pictures -> REFERENCE_EMBEDS."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..models.projection import POOLED
+from ..models.references import ReferenceEmbeds, parse_weights
+from .key_values import LoadedAdapter
+from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceEmbedsSocket
+from .vision import FITS, check_encoder, check_images, encode, encode_null
+
+MAX_SLOTS = 64
+
+
+class EncodeReferenceImages(io.ComfyNode):
+    """Encode the pictures of one person or thing."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        images = io.Autogrow.TemplatePrefix(
+            io.Image.Input("reference_image", tooltip="A picture, or a batch of pictures."),
+            prefix="reference_image_",
+            min=1,
+            max=MAX_SLOTS,
+        )
+        return io.Schema(
+            node_id="MultiIPAdapter_EncodeReferences",
+            display_name="Encode Reference Images",
+            category=CATEGORY,
+            description="Encodes 1 to 64 inputs with pictures of one person, pet or thing. Sizes "
+            "may differ, and every input may hold a batch.",
+            search_aliases=["ipadapter encoder", "reference images", "identity"],
+            inputs=[
+                MultiIPAdapterSocket.Input("adapter"),
+                io.ClipVision.Input("clip_vision", tooltip="The encoder the adapter needs."),
+                io.Autogrow.Input("reference_images", template=images),
+                io.String.Input(
+                    "reference_weights",
+                    default="",
+                    optional=True,
+                    tooltip="One positive number per picture, separated by commas; empty: all "
+                    "alike. Only their ratio matters.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default="crop",
+                    optional=True,
+                    tooltip="How a picture becomes square: cut the middle out, add borders, or "
+                    "change its proportions.",
+                ),
+            ],
+            outputs=[ReferenceEmbedsSocket.Output(display_name="references")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        adapter: LoadedAdapter,
+        clip_vision,
+        reference_images: io.Autogrow.Type,
+        reference_weights: str = "",
+        fit: str = "crop",
+    ) -> io.NodeOutput:
+        projection = adapter.config.projection
+        check_encoder(clip_vision, projection)
+        check_images(reference_images)
+        count = sum(len(image) for image in reference_images.values())
+        weights = parse_weights(reference_weights, count)
+        names = tuple(dict.fromkeys((*projection.inputs, POOLED)))
+        features = encode(clip_vision, reference_images, fit, names)
+        return io.NodeOutput(ReferenceEmbeds(features, encode_null(clip_vision, names), weights))

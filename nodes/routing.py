@@ -1,0 +1,150 @@
+"""Per UNet call: which batch rows see the references, and whether the adapter acts at this step.
+
+The guider knows which conditioning is the negative one, the model call knows the batch layout;
+each tells it through `transformer_options`, as tensors, so that a compiled UNet reads them anew.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
+from torch import Tensor
+
+ROLES_KEY = "multi_ipadapter_roles"
+WRAPPER_PREFIX = "multi_ipadapter_rows_"
+
+# Order in which core's guiders hand their conditionings over, by the set of their names.
+_ORDERS = (
+    ("positive", "negative"),
+    ("negative", "middle", "positive"),
+    ("positive", "negative", "empty_negative_prompt"),
+)
+
+
+class Rows(NamedTuple):
+    """What the attention of one adapter needs to know about one UNet call.
+
+    Attributes:
+        active: False outside [start, end] and at weight 0.
+        gate: 1.0 or 0.0, the same as a tensor without dimensions.
+        is_cond: True where a row sees the references, bool [B, 1, 1, 1].
+        latent: number of the latent that each row belongs to, int64 [B].
+    """
+
+    active: bool
+    gate: Tensor
+    is_cond: Tensor
+    latent: Tensor
+
+
+class Roles(NamedTuple):
+    """Which conditionings see the references: by uuid, and by place in the guider's list."""
+
+    by_uuid: dict[Any, bool]
+    by_index: tuple[bool, ...]
+
+    def sees_references(self, uuid: Any, index: int) -> bool:
+        """A uuid in two lists, or in none, is told by its place."""
+        if uuid in self.by_uuid:
+            return self.by_uuid[uuid]
+        return index < len(self.by_index) and self.by_index[index]
+
+
+DEFAULT_ROLES = Roles({}, (True, False))
+
+
+def _is_negative(name: str) -> bool:
+    return any(word in name for word in ("neg", "uncond", "empty"))
+
+
+def guider_roles(conds: dict[str, list[dict] | None]) -> Roles:
+    """Roles of a guider's conditionings, by their names."""
+    found: dict[Any, set[bool]] = {}
+    for name, entries in conds.items():
+        for entry in entries or []:
+            found.setdefault(entry.get("uuid"), set()).add(not _is_negative(name))
+    order = next((o for o in _ORDERS if set(o) == set(conds)), None)
+    by_index = DEFAULT_ROLES.by_index
+    if order is not None:
+        by_index = tuple(not _is_negative(name) for name in order)
+    return Roles({u: flags.pop() for u, flags in found.items() if len(flags) == 1}, by_index)
+
+
+def tell_roles(executor, x, timestep, model_options=None, seed=None):
+    """PREDICT_NOISE wrapper: put the guider's roles into transformer_options."""
+    model_options = dict(model_options or {})
+    model_options["transformer_options"] = model_options.get("transformer_options", {}) | {
+        ROLES_KEY: guider_roles(getattr(executor.class_obj, "conds", {}))
+    }
+    return executor(x, timestep, model_options, seed)
+
+
+class RowRouter:
+    """APPLY_MODEL wrapper of one adapter: puts its `Rows` into transformer_options[key].
+
+    `layout` names the layers and shapes that the adapter adds, for compiled UNets.
+    """
+
+    def __init__(self, weight: float, sigma_start: float, sigma_end: float, always: bool):
+        self.key = ""
+        self.layout = ""
+        self.weight = weight
+        self.sigma_start = sigma_start
+        self.sigma_end = sigma_end
+        self.always = always
+
+    def __call__(
+        self,
+        executor,
+        x,
+        t,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options=None,
+        **kwargs,
+    ):
+        options = dict(transformer_options or {})
+        options[self.key] = self.rows(x, t, options)
+        if _is_compiled(executor.class_obj, options):
+            # Core's compile node drops all guards on transformer_options: the UNet would go on
+            # with a graph made without this adapter, or for other shapes. It does see new names.
+            kwargs[f"{self.key}_{self.layout}"] = None
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def rows(self, x: Tensor, t: Tensor, options: dict) -> Rows:
+        """x [B, ...], t: sigmas [B]."""
+        active = self.weight != 0 and self._in_window(t)
+        chunks = options.get("cond_or_uncond") or [0]
+        uuids = options.get("uuids") or [None] * len(chunks)
+        roles: Roles = options.get(ROLES_KEY, DEFAULT_ROLES)
+        flags = tuple(roles.sees_references(u, i) for u, i in zip(uuids, chunks, strict=False))
+        is_cond, latent = _row_tensors(flags, x.shape[0] // len(flags), x.device)
+        return Rows(active, torch.tensor(float(active)), is_cond, latent)
+
+    def _in_window(self, t: Tensor) -> bool:
+        if self.always:
+            return True
+        sigma = float(t.max())  # the only wait for the device, once per UNet call
+        return self.sigma_end <= sigma <= self.sigma_start
+
+
+@lru_cache(maxsize=64)
+def _row_tensors(
+    flags: tuple[bool, ...], latents: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`is_cond` and `latent` of `Rows`; every step asks for the same few."""
+    with torch.inference_mode(False):  # they may be needed in training, too
+        is_cond = torch.tensor(flags).repeat_interleave(latents).view(-1, 1, 1, 1)
+        latent = torch.arange(latents).repeat(len(flags))
+        return is_cond.to(device), latent.to(device)
+
+
+def _is_compiled(model: Any, options: dict) -> bool:
+    unet = getattr(model, "diffusion_model", None)
+    return hasattr(unet, "_orig_mod") or bool(
+        get_wrappers_with_key(WrappersMP.APPLY_MODEL, "torch.compile", options)
+    )

@@ -1,0 +1,8 @@
+"""Types of the wires between this pack's nodes."""
+
+from comfy_api.v0_0_2 import io
+
+MultiIPAdapterSocket = io.Custom("MULTI_IPADAPTER")
+ReferenceEmbedsSocket = io.Custom("REFERENCE_EMBEDS")
+
+CATEGORY = "multi-ipadapter"
