@@ -37,6 +37,13 @@ class ImageKeyValue(nn.Module):
             self.to_k_ip_slots = nn.ModuleDict({str(i): linear() for i in range(1, slots)})
             self.to_v_ip_slots = nn.ModuleDict({str(i): linear() for i in range(1, slots)})
 
+    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(W'_k, W'_v) of every slot."""
+        further = [str(i) for i in range(1, self.slots)]
+        return [(self.to_k_ip, self.to_v_ip)] + [
+            (self.to_k_ip_slots[i], self.to_v_ip_slots[i]) for i in further
+        ]
+
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [B, N, T, C] -> K', V', each [B, N, T, D].
 
@@ -51,9 +58,7 @@ class ImageKeyValue(nn.Module):
                 f"for {self.slots}. Use at most {self.slots} references, or an adapter with one "
                 "shared slot."
             )
-        pairs = [(self.to_k_ip, self.to_v_ip)] + [
-            (self.to_k_ip_slots[str(i)], self.to_v_ip_slots[str(i)]) for i in range(1, self.slots)
-        ]
+        pairs = self.pairs()
         keys = [to_k(x) for (to_k, _), x in zip(pairs, tokens.unbind(1), strict=False)]
         values = [to_v(x) for (_, to_v), x in zip(pairs, tokens.unbind(1), strict=False)]
         return torch.stack(keys, dim=1), torch.stack(values, dim=1)

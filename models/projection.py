@@ -28,7 +28,7 @@ class ProjectionConfig:
 
     Attributes:
         kind: which class below.
-        num_tokens: T, context tokens per reference.
+        num_tokens: T, context tokens per reference; 0 where the encoder decides (`full_face`).
         output_dim: C, the UNet's cross-attention dimension.
         input_dim: width of the image encoder's feature (pooled for `linear`, hidden otherwise;
             the recogniser's for a resampler over face embeddings); 0 for `faceid`.

@@ -1,0 +1,81 @@
+"""Small adapters, references and sampling runs for the tests."""
+
+from __future__ import annotations
+
+import comfy.sample
+import comfy.samplers
+import comfy.supported_models
+import torch
+from multi_ipadapter.models.adapter import MultiIPAdapter, MultiIPAdapterConfig
+from multi_ipadapter.models.projection import ProjectionConfig
+from multi_ipadapter.nodes.apply import ApplyMultiIPAdapter
+from multi_ipadapter.nodes.demo_models import randomise
+from multi_ipadapter.nodes.encode import EncodeReferenceImages
+from multi_ipadapter.nodes.key_values import LoadedAdapter
+from multi_ipadapter.nodes.unet import cross_attention_sites
+
+SDXL_LAYOUT = {
+    "model_channels": 32,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "context_dim": 64,
+}
+
+
+class Sdxl(comfy.supported_models.SD15):
+    """SDXL's block layout without its micro-conditioning."""
+
+
+LINEAR = ProjectionConfig("linear", 4, 64, input_dim=48)
+PLUS = ProjectionConfig("resampler", 8, 64, input_dim=64, hidden_dim=64, depth=2, heads=1)
+
+
+def make_adapter(model, projection: ProjectionConfig = LINEAR, seed: int = 5, **config):
+    """An adapter with random weights that fits the model."""
+    sites = cross_attention_sites(model.model.diffusion_model)
+    sizes = MultiIPAdapterConfig(projection, tuple(s.inner_dim for s in sites), **config)
+    adapter = MultiIPAdapter(sizes).requires_grad_(False)
+    randomise(adapter, seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in adapter.named_parameters():
+        if name.endswith("bias"):  # with zeros the null image would add nothing
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    return LoadedAdapter(adapter.eval(), "test adapter")
+
+
+def make_images(count: int, seed: int = 0, size: tuple[int, int] = (64, 80)):
+    """Pictures under the names of the Autogrow slots."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"reference_image_{i}": torch.rand(1, *size, 3, generator=generator) for i in range(count)
+    }
+
+
+def encode(adapter, clip_vision, images, weights: str = "", fit: str = "crop"):
+    """REFERENCE_EMBEDS by the node."""
+    return EncodeReferenceImages.execute(adapter, clip_vision, images, weights, fit).args[0]
+
+
+def apply(model, adapter, references, **options):
+    """A patched MODEL by the node."""
+    return ApplyMultiIPAdapter.execute(model, adapter, references, **options).args[0]
+
+
+def condition(clip, text: str):
+    """CONDITIONING by core's encoder."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def sample(
+    model, positive, negative, *, steps=2, cfg=7.0, batch=2, size=(16, 16), seed=1, callback=None
+):
+    """Latents [batch, 4, *size] by core's sampler (Euler)."""
+    latent = torch.zeros(batch, 4, *size)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    return comfy.sample.sample(
+        model, noise, steps, cfg, "euler", "normal", positive, negative, latent, seed=seed,
+        disable_pbar=True, callback=callback,
+    )

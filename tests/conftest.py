@@ -1,0 +1,88 @@
+"""ComfyUI on the CPU for every test, and the small models that they share."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+COMFYUI_PATH = os.environ.get("COMFYUI_PATH", "")
+if not COMFYUI_PATH:
+    raise RuntimeError(
+        "COMFYUI_PATH is not set. Run the tests with 'python dev.py test', or set it to a "
+        "ComfyUI checkout."
+    )
+sys.path.insert(0, COMFYUI_PATH)
+
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = True  # before anything of ComfyUI looks for a device
+
+import torch  # noqa: E402
+from multi_ipadapter.demo.adapter import ADAPTER_FILE, write_adapter  # noqa: E402
+from multi_ipadapter.demo.server import ComfyServer  # noqa: E402
+from multi_ipadapter.nodes.demo_models import (  # noqa: E402
+    DemoConfig,
+    build_clip,
+    build_clip_vision,
+    build_unet,
+)
+
+# The models are so small that a second thread mostly waits; on a busy machine it waits for long.
+torch.set_num_threads(1)
+
+from .builders import SDXL_LAYOUT, Sdxl, condition  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _inference_mode():
+    """ComfyUI runs nodes in inference mode; so do the tests, unless they switch it off."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def sd15():
+    """A UNet of SD1.x's layout, 16 cross-attention layers."""
+    return build_unet(DemoConfig(), seed=0)
+
+
+@pytest.fixture(scope="session")
+def sdxl():
+    """A UNet of SDXL's layout, 70 cross-attention layers."""
+    return build_unet(DemoConfig(unet=dict(SDXL_LAYOUT)), seed=0, base=Sdxl)
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """A text encoder whose context fits both UNets."""
+    return build_clip(DemoConfig(), seed=1)
+
+
+@pytest.fixture(scope="session")
+def clip_vision():
+    """An image encoder: hidden width 64, pooled width 48, 56 pixels."""
+    return build_clip_vision(DemoConfig(), seed=3)
+
+
+@pytest.fixture
+def prompts(clip):
+    """A positive and a negative conditioning."""
+    return condition(clip, "a portrait of a person"), condition(clip, "blurry")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A real ComfyUI process with the pack, and the demo's adapter among its models."""
+    base = tmp_path_factory.mktemp("comfyui")
+    write_adapter(base / "models" / "ipadapter" / ADAPTER_FILE)
+    with ComfyServer(base, ["--cpu"]) as running:
+        yield running
+    assert not running.is_running()
+
+
+@pytest.fixture(scope="session")
+def object_info(server):
+    """Schemas of all nodes, as the server tells them to its front end."""
+    return server.client.get_json("/object_info")

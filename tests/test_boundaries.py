@@ -1,0 +1,63 @@
+"""Only nodes/ knows ComfyUI: what the other layers import, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes"}
+MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py"))
+
+# As ComfyUI loads a pack: by its path, under a name of its own.
+LOAD_BY_PATH = f"""
+import importlib.util, sys
+path = {str(ROOT / "__init__.py")!r}
+spec = importlib.util.spec_from_file_location("pack at some path", path)
+pack = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+"""
+
+
+def modules_after(code: str) -> set[str]:
+    """Names in `sys.modules` after running the code in a fresh interpreter."""
+    report = "import json, sys; print(json.dumps(list(sys.modules)))"
+    command = [sys.executable, "-c", f"{code}\n{report}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def top_level(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def test_models_know_neither_comfyui_nor_the_nodes():
+    code = "\n".join(f"import multi_ipadapter.models.{name}" for name in MODELS if name[0] != "_")
+    loaded = modules_after(code)
+    assert {f"multi_ipadapter.models.{name}" for name in ("projection", "checkpoint")} <= loaded
+    assert not top_level(loaded) & COMFYUI
+    assert not any(name.startswith("multi_ipadapter.nodes") for name in loaded)
+
+
+@pytest.mark.parametrize("code", ["import multi_ipadapter", LOAD_BY_PATH], ids=["name", "path"])
+def test_the_package_itself_imports_nothing_heavy(code):
+    loaded = modules_after(code)
+    assert not top_level(loaded) & (COMFYUI | {"torch", "numpy", "safetensors"})
+
+
+def test_what_comfyui_finds_in_the_package():
+    modules_after(
+        LOAD_BY_PATH
+        + """
+import inspect, pathlib
+assert (pathlib.Path(path).parent / pack.WEB_DIRECTORY).is_dir()
+assert inspect.iscoroutinefunction(pack.comfy_entrypoint)
+assert not inspect.signature(pack.comfy_entrypoint).parameters
+assert not hasattr(pack, "NODE_CLASS_MAPPINGS")  # it would win over comfy_entrypoint
+"""
+    )
