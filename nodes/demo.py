@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .demo_models import DemoConfig, build_clip, build_clip_vision, build_unet, build_vae
-from .sockets import CATEGORY
+from .demo_models import (
+    DemoConfig,
+    build_adapter,
+    build_clip,
+    build_clip_vision,
+    build_unet,
+    build_vae,
+)
+from .sockets import CATEGORY, MultiIPAdapterSocket
 
 
 class DemoModels(io.ComfyNode):
@@ -25,6 +32,8 @@ class DemoModels(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**31 - 1,
+                    # Without this, the frontend changes everything named seed after each run.
+                    control_after_generate=False,
                     optional=True,
                     tooltip="Seed of the random weights.",
                 ),
@@ -34,6 +43,7 @@ class DemoModels(io.ComfyNode):
                 io.Clip.Output(),
                 io.Vae.Output(),
                 io.ClipVision.Output(),
+                MultiIPAdapterSocket.Output(display_name="adapter"),
             ],
             is_experimental=True,
         )
@@ -41,9 +51,11 @@ class DemoModels(io.ComfyNode):
     @classmethod
     def execute(cls, seed: int = 0) -> io.NodeOutput:
         config = DemoConfig()
+        unet = build_unet(config, seed)
         return io.NodeOutput(
-            build_unet(config, seed),
+            unet,
             build_clip(config, seed + 1),
             build_vae(config, seed + 2),
             build_clip_vision(config, seed + 3),
+            build_adapter(config, unet, seed + 4),
         )

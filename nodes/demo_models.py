@@ -15,6 +15,11 @@ import comfy.supported_models_base
 import torch
 from torch import nn
 
+from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig
+from ..models.projection import ProjectionConfig
+from .key_values import LoadedAdapter
+from .unet import cross_attention_sites
+
 _SD1_LAYOUT = {
     "model_channels": 32,
     "num_res_blocks": [2, 2, 2, 2],
@@ -136,6 +141,20 @@ def build_clip_vision(config: DemoConfig, seed: int) -> comfy.clip_vision.ClipVi
     vision = comfy.clip_vision.ClipVisionModel(config.vision)
     randomise(vision.model, seed)
     return vision
+
+
+def build_adapter(
+    config: DemoConfig, unet: comfy.model_patcher.ModelPatcher, seed: int
+) -> LoadedAdapter:
+    """An adapter with random weights for this UNet and the demo's image encoder."""
+    sites = cross_attention_sites(unet.model.diffusion_model)
+    width = config.vision["projection_dim"]
+    projection = ProjectionConfig("linear", 4, sites[0].context_dim, input_dim=width)
+    adapter = MultiIPAdapter(
+        MultiIPAdapterConfig(projection, tuple(site.inner_dim for site in sites))
+    )
+    randomise(adapter, seed)
+    return LoadedAdapter(adapter.eval().requires_grad_(False), "demo")
 
 
 def randomise(module: nn.Module, seed: int) -> None:

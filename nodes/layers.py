@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .unet import Site
 
 # Spatial transformers (counted as the UNet runs them) and their share of the weight.
@@ -52,7 +54,7 @@ def _custom(written: str, sites: list[Site]) -> list[float]:
     for entry in filter(None, (part.strip() for part in written.replace("\n", ",").split(","))):
         layer, _, share = (part.strip() for part in entry.partition(":"))
         try:
-            shares[layer] = float(share)
+            shares[layer] = _finite(share)
         except ValueError as error:
             raise ValueError(
                 f"Got the layer entry '{entry}'; expected 'layer: share', such as '6: 1.0' or "
@@ -67,6 +69,13 @@ def _custom(written: str, sites: list[Site]) -> list[float]:
             "layer_weights, or another preset in layers."
         )
     return [shares.get(_block_name(s), shares.get(str(s.transformer_index), 0.0)) for s in sites]
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not finite")
+    return number
 
 
 def _block_name(site: Site) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -93,6 +94,12 @@ class LoadReferences(io.ComfyNode):
             ],
             outputs=[ReferenceEmbedsSocket.Output(display_name="references")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, references_file: str) -> str:
+        """ComfyUI reads a file again when it was written again."""
+        path = folder_paths.get_full_path(FOLDER, references_file)
+        return f"{os.stat(path).st_mtime_ns}" if path else "missing"
 
     @classmethod
     def execute(cls, references_file: str) -> io.NodeOutput:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import comfy.sample
 import comfy.samplers
 import comfy.supported_models
+import pytest
 import torch
+
 from multi_ipadapter.models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from multi_ipadapter.models.projection import ProjectionConfig
 from multi_ipadapter.nodes.apply import ApplyMultiIPAdapter
@@ -76,6 +78,60 @@ def sample(
     latent = torch.zeros(batch, 4, *size)
     noise = comfy.sample.prepare_noise(latent, seed)
     return comfy.sample.sample(
-        model, noise, steps, cfg, "euler", "normal", positive, negative, latent, seed=seed,
-        disable_pbar=True, callback=callback,
+        model,
+        noise,
+        steps,
+        cfg,
+        "euler",
+        "normal",
+        positive,
+        negative,
+        latent,
+        seed=seed,
+        disable_pbar=True,
+        callback=callback,
     )
+
+
+def state_of(model):
+    """Everything of a MODEL that applying could change: containers copied, objects by identity."""
+    return {
+        "model_options": _skeleton(model.model_options),
+        "wrappers": _skeleton(model.wrappers),
+        "callbacks": _skeleton(model.callbacks),
+        "patches": dict(model.patches),
+        "object_patches": dict(model.object_patches),
+        "attachments": dict(model.attachments),
+        "parts": {k: [id(p) for p in parts] for k, parts in _parts(model).items()},
+    }
+
+
+def _skeleton(value):
+    if isinstance(value, dict):
+        return {key: _skeleton(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_skeleton(x) for x in value]
+    return value if isinstance(value, int | float | str | None) else id(value)
+
+
+def _parts(model):
+    patches = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    return {name: getattr(patch, "parts", []) for name, patch in patches.items()}
+
+
+def refusal(function, *args, kind=ValueError, **kwargs):
+    """The message of the error, which must be one that a user can act on."""
+    with pytest.raises(kind) as error:
+        function(*args, **kwargs)
+    message = str(error.value)
+    assert len(message) > 30 and "Traceback" not in message
+    return message
+
+
+def assert_says(message, *parts):
+    """All of these, in this order: got, expected, what to do."""
+    place = 0
+    for part in parts:
+        found = message.find(part, place)
+        assert found >= 0, f"'{part}' is missing after character {place} of: {message}"
+        place = found + len(part)

@@ -20,6 +20,7 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = True  # before anything of ComfyUI looks for a device
 
 import torch  # noqa: E402
+
 from multi_ipadapter.demo.adapter import ADAPTER_FILE, write_adapter  # noqa: E402
 from multi_ipadapter.demo.server import ComfyServer  # noqa: E402
 from multi_ipadapter.nodes.demo_models import (  # noqa: E402
@@ -77,8 +78,10 @@ def server(tmp_path_factory):
     """A real ComfyUI process with the pack, and the demo's adapter among its models."""
     base = tmp_path_factory.mktemp("comfyui")
     write_adapter(base / "models" / "ipadapter" / ADAPTER_FILE)
-    with ComfyServer(base, ["--cpu"]) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the same reason as above
+        with ComfyServer(base, ["--cpu"]) as running:
+            yield running
     assert not running.is_running()
 
 

@@ -1,0 +1,337 @@
+"""What saved workflows, API prompts and other packs rely on: ids, inputs, defaults, caching."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import gc
+import inspect
+import json
+import os
+import random
+import weakref
+
+import folder_paths
+import pytest
+import torch
+from comfy import model_management
+from comfy_api.v0_0_2 import io
+
+from multi_ipadapter.models.checkpoint import save_adapter
+from multi_ipadapter.models.references import save_references
+from multi_ipadapter.nodes import MultiIPAdapterExtension
+from multi_ipadapter.nodes.load import LoadMultiIPAdapter
+from multi_ipadapter.nodes.reference_files import LoadReferences
+
+from .builders import PLUS, apply, encode, make_adapter, make_images, sample
+from .oracle import difference
+
+# Saved workflows hold these names, and widget values by position: never rename or reorder, add
+# at the end. True: the input must be given.
+FROZEN = {
+    "MultiIPAdapter_Load": {"ipadapter_file": True, "faceid_plus": False},
+    "MultiIPAdapter_EncodeReferences": {
+        "adapter": True,
+        "clip_vision": True,
+        "reference_images": True,
+        "reference_weights": False,
+        "fit": False,
+    },
+    "MultiIPAdapter_Apply": {
+        "model": True,
+        "adapter": True,
+        "references": True,
+        "weight": False,
+        "aggregation": False,
+        "start_percent": False,
+        "end_percent": False,
+        "mask": False,
+        "layers": False,
+        "layer_weights": False,
+    },
+    "MultiIPAdapter_SaveReferences": {"references": True, "name": True, "overwrite": False},
+    "MultiIPAdapter_LoadReferences": {"references_file": True},
+    "MultiIPAdapter_Demo": {"seed": False},
+}
+FROZEN_OUTPUTS = {
+    "MultiIPAdapter_Load": ["MULTI_IPADAPTER"],
+    "MultiIPAdapter_EncodeReferences": ["REFERENCE_EMBEDS"],
+    "MultiIPAdapter_Apply": ["MODEL"],
+    "MultiIPAdapter_SaveReferences": ["STRING"],
+    "MultiIPAdapter_LoadReferences": ["REFERENCE_EMBEDS"],
+    "MultiIPAdapter_Demo": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "MULTI_IPADAPTER"],
+}
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """ComfyUI's table of folders, to be changed at will; output goes to a folder of the test."""
+    table = dict(folder_paths.folder_names_and_paths)
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    return table
+
+
+def load_pack():
+    extension = MultiIPAdapterExtension()
+    asyncio.run(extension.on_load())
+    return asyncio.run(extension.get_node_list())
+
+
+@pytest.fixture
+def nodes(folders):
+    """The pack's node classes by id, as ComfyUI gets them."""
+    return {node.GET_SCHEMA().node_id: node for node in load_pack()}
+
+
+def inputs_of(node):
+    return {x.id: x for x in node.GET_SCHEMA().inputs}
+
+
+def parameters_of(node):
+    return inspect.signature(node.execute).parameters
+
+
+@pytest.fixture(params=list(FROZEN))
+def node(request, nodes):
+    return nodes[request.param]
+
+
+# ---- names, inputs, outputs ------------------------------------------------------------------
+
+
+def test_the_ids_are_frozen(nodes):
+    assert set(nodes) >= set(FROZEN)
+    assert all(name.startswith("MultiIPAdapter_") for name in nodes)
+
+
+def test_inputs_are_frozen(node):
+    frozen = FROZEN[node.GET_SCHEMA().node_id]
+    found = {name: not x.optional for name, x in inputs_of(node).items()}
+    assert list(found.items())[: len(frozen)] == list(frozen.items())
+    assert not any(list(found.values())[len(frozen) :]), "what comes later must be optional"
+
+
+def test_outputs_are_frozen(node):
+    frozen = FROZEN_OUTPUTS[node.GET_SCHEMA().node_id]
+    found = [output.get_io_type() for output in node.GET_SCHEMA().outputs]
+    assert found[: len(frozen)] == frozen
+
+
+def test_schema_and_execute_agree(nodes):
+    for node in nodes.values():
+        inputs, parameters = inputs_of(node), parameters_of(node)
+        assert list(inputs) == list(parameters), node
+        for name, x in inputs.items():
+            default = parameters[name].default
+            assert (default is not inspect.Parameter.empty) == x.optional, name
+            if x.optional:
+                assert default == getattr(x, "default", None), name
+                assert isinstance(default, type(getattr(x, "default", None))), name
+
+
+def test_every_choice_has_a_default_that_exists(nodes):
+    for node in nodes.values():
+        for x in inputs_of(node).values():
+            if isinstance(x, io.Combo.Input) and x.optional:
+                assert x.default in x.options
+
+
+def test_everything_is_explained(nodes):
+    sockets = {"MODEL", "MULTI_IPADAPTER", "REFERENCE_EMBEDS", "COMFY_AUTOGROW_V3"}
+    for node in nodes.values():
+        schema = node.GET_SCHEMA()
+        assert len(schema.description) > 30 and schema.category == "multi-ipadapter"
+        assert schema.display_name
+        for x in schema.inputs:
+            assert x.get_io_type() in sockets or len(x.tooltip or "") > 10, x.id
+    names = [node.GET_SCHEMA().display_name for node in nodes.values()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_sliders_of_apply(nodes):
+    inputs = inputs_of(nodes["MultiIPAdapter_Apply"])
+    bounds = {
+        name: (x.default, x.min, x.max, x.step)
+        for name, x in inputs.items()
+        if isinstance(x, io.Float.Input)
+    }
+    assert bounds == {
+        "weight": (1.0, -1.0, 5.0, 0.05),
+        "start_percent": (0.0, 0.0, 1.0, 0.01),
+        "end_percent": (1.0, 0.0, 1.0, 0.01),
+    }
+
+
+def test_encode_grows_to_64_inputs(nodes):
+    info = nodes["MultiIPAdapter_EncodeReferences"].GET_NODE_INFO_V1()
+    kind, options = info["input"]["required"]["reference_images"]
+    template = options["template"]
+    assert (kind, template["prefix"]) == ("COMFY_AUTOGROW_V3", "reference_image_")
+    assert (template["min"], template["max"]) == (1, 64)
+
+
+def test_the_server_can_list_every_node(nodes):
+    for node in nodes.values():
+        json.dumps(node.GET_NODE_INFO_V1())
+
+
+def test_schemas_open_no_file_and_build_no_module(nodes, monkeypatch):
+    """ComfyUI asks for them many times per prompt."""
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a schema must be cheap")
+
+    for node in nodes.values():
+        node.GET_SCHEMA()  # lists of files are remembered by ComfyUI
+    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(torch.nn.Module, "__init__", refuse)
+    monkeypatch.setattr(torch, "tensor", refuse)
+    for node in nodes.values():
+        node.GET_SCHEMA()
+        node.INPUT_TYPES()
+
+
+# ---- folders -----------------------------------------------------------------------------------
+
+
+def test_folders_are_registered(folders, tmp_path):
+    folders.pop("ipadapter", None)
+    load_pack()
+    paths, extensions = folders["ipadapter"]
+    assert paths == [str(tmp_path / "models" / "ipadapter")]
+    assert {".safetensors", ".bin"} <= extensions
+    assert folders["ipadapter_references"] == (
+        [str(tmp_path / "output" / "references")],
+        {".safetensors"},
+    )
+
+
+def test_a_registration_that_exists_is_kept(folders, tmp_path):
+    """From extra_model_paths.yaml, or of another pack."""
+    folders["ipadapter"] = (["/elsewhere"], {".safetensors", ".special"})
+    load_pack()
+    load_pack()
+    paths, extensions = folders["ipadapter"]
+    assert paths == ["/elsewhere", str(tmp_path / "models" / "ipadapter")]
+    assert extensions == {".safetensors", ".special"}
+
+
+def test_the_table_of_extensions_of_core_is_not_shared(folders):
+    folders.pop("ipadapter", None)
+    load_pack()
+    folders["ipadapter"][1].add(".other")
+    assert ".other" not in folder_paths.supported_pt_extensions
+
+
+def test_a_file_that_was_written_again_is_read_again(folders, sd15, clip_vision, tmp_path):
+    """ComfyUI runs a node again when its fingerprint has changed."""
+    load_pack()
+    path = tmp_path / "output" / "references" / "anna.safetensors"
+    adapter = make_adapter(sd15)
+    save_references(encode(adapter, clip_vision, make_images(1)), path)
+    first = LoadReferences.fingerprint_inputs("anna.safetensors")
+    assert LoadReferences.fingerprint_inputs("anna.safetensors") == first
+    save_references(encode(adapter, clip_vision, make_images(2)), path)
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1000))
+    assert LoadReferences.fingerprint_inputs("anna.safetensors") != first
+    assert LoadReferences.fingerprint_inputs("missing.safetensors") != first
+
+
+# ---- what is computed again --------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sd15", "sdxl"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+class Counter:
+    """Forward passes of the adapter's projection and of its first layer's W'_k."""
+
+    def __init__(self, loaded):
+        network = loaded.adapter
+        self.calls = 0
+        self.handles = [
+            module.register_forward_hook(self._count)
+            for module in (network.image_proj, network.ip_adapter["1"].to_k_ip)
+        ]
+
+    def _count(self, *_):
+        self.calls += 1
+
+
+def tensors_of(model):
+    """Data addresses of G and U in every layer."""
+    patches = model.model_options["transformer_options"]["patches_replace"]["attn2"]
+    return {name: patch.parts[0].key_values.keys.data_ptr() for name, patch in patches.items()}
+
+
+def test_only_new_keys_and_values_run_the_adapter(model, clip_vision, prompts):
+    adapter = make_adapter(model, PLUS)
+    references = encode(adapter, clip_vision, make_images(3))
+    counter = Counter(adapter)
+    first = apply(model, adapter, references)
+    assert counter.calls == 4, "references and null image, through projection and layer"
+
+    for change in (
+        {"weight": 0.3},
+        {"weight": 0.0},
+        {"start_percent": 0.2, "end_percent": 0.7},
+        {"mask": torch.ones(1, 8, 8)},
+        {"aggregation": "concat"},
+    ):
+        again = apply(model, adapter, references, **change)
+        assert tensors_of(again) == tensors_of(first), change
+    apply(model, adapter, references, layers="custom", layer_weights="3: 1")
+    sample(apply(model, adapter, references, weight=0.5), *prompts, steps=2)
+    assert counter.calls == 4, "neither a setting nor a step may run the adapter"
+
+    apply(model, adapter, references, aggregation="mean")
+    assert counter.calls == 8
+    apply(model, adapter, encode(adapter, clip_vision, make_images(3)), aggregation="mean")
+    assert counter.calls == 12, "encoded again: they may be others"
+
+
+def test_a_new_weight_gives_a_new_picture(sd15, clip_vision, prompts):
+    adapter = make_adapter(sd15)
+    references = encode(adapter, clip_vision, make_images(3))
+    results = [
+        sample(apply(sd15, adapter, references, weight=w), *prompts, steps=1) for w in (0.2, 0.4)
+    ]
+    assert difference(*results) > 1e-2
+
+
+def test_keys_and_values_go_when_the_references_go(sd15, clip_vision):
+    adapter = make_adapter(sd15)
+    references = encode(adapter, clip_vision, make_images(1))
+    patched = apply(sd15, adapter, references)
+    patches = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
+    key = weakref.ref(patches["middle", 0].parts[0].key_values.keys)
+    assert key() is not None
+    del patches, patched, references
+    gc.collect()
+    assert key() is None
+
+
+def test_nodes_leave_the_random_generators_alone(folders, sd15, clip_vision, tmp_path):
+    """A sampler beside them must draw the same noise as without."""
+    load_pack()
+    path = tmp_path / "models" / "ipadapter" / "some.safetensors"
+    save_adapter(make_adapter(sd15, PLUS).adapter, path)
+    torch.manual_seed(123)
+    random.seed(123)
+    states = torch.get_rng_state(), random.getstate()
+    (adapter,) = LoadMultiIPAdapter.execute(path.name).args
+    apply(sd15, adapter, encode(adapter, clip_vision, make_images(2)))
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
+
+
+def test_the_adapter_is_in_comfyuis_memory_management(sd15, clip_vision):
+    adapter = make_adapter(sd15)
+    apply(sd15, adapter, encode(adapter, clip_vision, make_images(1)))
+    managed = [loaded.model for loaded in model_management.current_loaded_models]
+    assert adapter.patcher in managed and adapter.patcher.model is adapter.adapter
