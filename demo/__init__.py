@@ -1,0 +1,1 @@
+"""The pack at work, from outside: photographs -> a real ComfyUI server -> pictures."""

@@ -1,0 +1,64 @@
+"""The demo's graph in ComfyUI's API format: what a headless user sends to /prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .adapter import ADAPTER_FILE
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """One entry of a prompt; a link is [node id, output number]."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def demo_prompt(
+    pictures: Sequence[str], weight: float, *, size: int = 256, steps: int = 10, seed: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Load, encode, apply, sample, decode, save.
+
+    Args:
+        pictures: names in ComfyUI's input folder, one for each reference.
+        weight: lambda.
+        size: side of the result in pixels.
+    """
+    prompt = {
+        "models": node("MultiIPAdapter_Demo"),
+        "adapter": node("MultiIPAdapter_Load", ipadapter_file=ADAPTER_FILE),
+        "references": node(
+            "MultiIPAdapter_EncodeReferences", adapter=["adapter", 0], clip_vision=["models", 3]
+        ),
+        "steered": node(
+            "MultiIPAdapter_Apply",
+            model=["models", 0],
+            adapter=["adapter", 0],
+            references=["references", 0],
+            weight=weight,
+        ),
+        "positive": node("CLIPTextEncode", clip=["models", 1], text="a photograph"),
+        "negative": node("CLIPTextEncode", clip=["models", 1], text=""),
+        "latent": node("EmptyLatentImage", width=size, height=size, batch_size=1),
+        "sample": node(
+            "KSampler",
+            model=["steered", 0],
+            positive=["positive", 0],
+            negative=["negative", 0],
+            latent_image=["latent", 0],
+            seed=seed,
+            steps=steps,
+            cfg=4.0,
+            sampler_name="euler",
+            scheduler="normal",
+            denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["models", 2]),
+        "save": node("SaveImage", images=["decode", 0], filename_prefix="demo"),
+    }
+    for i, picture in enumerate(pictures):
+        prompt[f"picture_{i}"] = node("LoadImage", image=picture)
+        prompt["references"]["inputs"][f"reference_images.reference_image_{i}"] = [
+            f"picture_{i}",
+            0,
+        ]
+    return prompt

@@ -1,0 +1,129 @@
+"""The shipped workflows and example prompts fit the nodes' schemas and each other."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from multi_ipadapter.demo.prompt import demo_prompt
+
+from .schemas import prompt_problems, to_prompt, workflow_problems
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+PROMPTS = sorted((ROOT / "tests" / "workflows").glob("*.json"))
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def stem(path):
+    return path.stem
+
+
+def test_expected_files_are_there():
+    assert {"demo", "sd15_multi_reference", "sdxl_multi_reference"} == set(map(stem, WORKFLOWS))
+    more = {"save_references", "load_references", "two_adapters", "mask"}
+    assert set(map(stem, PROMPTS)) == set(map(stem, WORKFLOWS)) | more
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
+def test_workflow_fits_the_schemas(path, object_info):
+    assert workflow_problems(read(path), object_info) == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
+def test_workflow_gives_its_prompt(path, object_info):
+    expected = read(ROOT / "tests" / "workflows" / path.name)
+    for node in expected.values():
+        del node["_meta"]
+    assert to_prompt(read(path), object_info) == expected
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
+def test_workflow_nodes_lie_apart_and_one_explains(path):
+    nodes = read(path)["nodes"]
+    boxes = [(*n["pos"], n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for n in nodes]
+    title = 30  # height of the bar above a node
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        for x0, y0, x1, y1 in boxes[i + 1 :]:
+            assert right <= x0 or x1 <= left or bottom <= y0 - title or y1 <= top - title
+    assert (
+        sum(n["type"] == "MarkdownNote" and len(n["widgets_values"][0]) > 300 for n in nodes) == 1
+    )
+
+
+@pytest.mark.parametrize("path", PROMPTS, ids=stem)
+def test_prompt_fits_the_schemas(path, object_info):
+    assert prompt_problems(read(path), object_info) == []
+
+
+@pytest.mark.parametrize("count", [1, 4, 64])
+def test_demo_prompt_fits_the_schemas(count, object_info):
+    assert prompt_problems(demo_prompt(["example.png"] * count, 1.0), object_info) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value", "problem"),
+    [
+        ("steered", "aggregation", "median", "no option"),
+        ("steered", "weight", 6.0, "outside"),
+        ("steered", "weight", "1", "expected FLOAT"),
+        ("steered", "lambda", 1.0, "unknown input"),
+        ("steered", "model", ["models", 1], "got CLIP"),
+        ("steered", "model", ["models", 9], "no such output"),
+        ("steered", "model", ["nowhere", 0], "no such output"),
+        ("references", "reference_images.reference_image_64", ["picture_0", 0], "unknown input"),
+    ],
+)
+def test_checker_finds_faults_in_prompts(node, name, value, problem, object_info):
+    prompt = demo_prompt(["example.png"], 1.0)
+    prompt[node]["inputs"][name] = value
+    assert any(problem in text for text in prompt_problems(prompt, object_info))
+
+
+def test_checker_finds_missing_parts_of_prompts(object_info):
+    prompt = demo_prompt(["example.png"], 1.0)
+    del prompt["steered"]["inputs"]["model"]
+    del prompt["references"]["inputs"]["reference_images.reference_image_0"]
+    del prompt["save"]
+    assert sorted(prompt_problems(prompt, object_info)) == [
+        "no output node",
+        "references.reference_images.reference_image_0: missing",
+        "steered.model: missing",
+    ]
+
+
+def _break_link(workflow):
+    workflow["links"][0][5] = "MASK"
+
+
+def _drop_link(workflow):
+    del workflow["links"][0]
+
+
+def _add_value(workflow):
+    _apply_node(workflow)["widgets_values"].append(1)
+
+
+def _drop_value(workflow):
+    _apply_node(workflow)["widgets_values"].pop()
+
+
+def _swap_values(workflow):
+    _apply_node(workflow)["widgets_values"].reverse()
+
+
+def _apply_node(workflow):
+    return next(n for n in workflow["nodes"] if n["type"] == "MultiIPAdapter_Apply")
+
+
+@pytest.mark.parametrize("fault", [_break_link, _drop_link, _add_value, _drop_value, _swap_values])
+def test_checker_finds_faults_in_workflows(fault, object_info):
+    workflow = copy.deepcopy(read(WORKFLOWS[0]))
+    fault(workflow)
+    assert workflow_problems(workflow, object_info) != []
