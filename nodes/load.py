@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import comfy.ops
 import folder_paths
 from comfy_api.v0_0_2 import io
@@ -41,6 +43,12 @@ class LoadMultiIPAdapter(io.ComfyNode):
             ],
             outputs=[MultiIPAdapterSocket.Output(display_name="adapter")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, ipadapter_file: str, faceid_plus: str = "auto") -> str:
+        """ComfyUI reads a file again when it was written again."""
+        path = folder_paths.get_full_path(FOLDER, ipadapter_file)
+        return f"{os.stat(path).st_mtime_ns} {faceid_plus}" if path else "missing"
 
     @classmethod
     def execute(cls, ipadapter_file: str, faceid_plus: str = "auto") -> io.NodeOutput:
