@@ -7,6 +7,7 @@ installed and `COMFYUI_PATH` is set.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -70,6 +71,8 @@ def run_demo(output: Path) -> None:
     print(f"\n{ABOUT}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="multi_ipadapter_demo_") as folder:
         write_adapter(Path(folder) / "models" / "ipadapter" / ADAPTER_FILE)
+        # The demo's models are so small that further threads mostly wait for each other.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         print("Starting ComfyUI ...", end=" ", flush=True)
         begin = time.monotonic()
         with ComfyServer(Path(folder)) as server:

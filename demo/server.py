@@ -140,6 +140,8 @@ class ComfyServer:
         self.client = ComfyClient(f"http://{HOST}:{port}")
         try:
             self._wait_until_ready()
+            if not self.client.get_json("/object_info/MultiIPAdapter_Apply"):
+                raise ServerError(f"ComfyUI runs, but could not load this pack. {self._tail()}")
         except BaseException:
             self.stop()
             raise
