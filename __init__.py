@@ -1,4 +1,4 @@
-"""Multi-Image IP-Adapter: a ComfyUI custom-node pack; this module only tells ComfyUI where to look."""
+"""Multi-Image IP-Adapter, a ComfyUI custom-node pack: this module tells ComfyUI where to look."""
 
 WEB_DIRECTORY = "./js"
 

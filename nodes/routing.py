@@ -6,6 +6,7 @@ each tells it through `transformer_options`, as tensors, so that a compiled UNet
 
 from __future__ import annotations
 
+import uuid
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,13 +16,6 @@ from torch import Tensor
 
 ROLES_KEY = "multi_ipadapter_roles"
 WRAPPER_PREFIX = "multi_ipadapter_rows_"
-
-# Order in which core's guiders hand their conditionings over, by the set of their names.
-_ORDERS = (
-    ("positive", "negative"),
-    ("negative", "middle", "positive"),
-    ("positive", "negative", "empty_negative_prompt"),
-)
 
 
 class Rows(NamedTuple):
@@ -41,19 +35,20 @@ class Rows(NamedTuple):
 
 
 class Roles(NamedTuple):
-    """Which conditionings see the references: by uuid, and by place in the guider's list."""
+    """Which conditionings see the references, by uuid. Empty: no guider has told."""
 
     by_uuid: dict[Any, bool]
-    by_index: tuple[bool, ...]
 
-    def sees_references(self, uuid: Any, index: int) -> bool:
-        """A uuid in two lists, or in none, is told by its place."""
-        if uuid in self.by_uuid:
-            return self.by_uuid[uuid]
-        return index < len(self.by_index) and self.by_index[index]
+    def sees_references(self, entry: Any, index: int) -> bool:
+        """Without a guider, core's order is positive, negative.
+
+        A conditioning that is not the guider's own is one that another node evaluates beside it,
+        such as an empty prompt: it sees the null image.
+        """
+        return self.by_uuid.get(entry, False) if self.by_uuid else index == 0
 
 
-DEFAULT_ROLES = Roles({}, (True, False))
+DEFAULT_ROLES = Roles({})
 
 
 def _is_negative(name: str) -> bool:
@@ -61,16 +56,19 @@ def _is_negative(name: str) -> bool:
 
 
 def guider_roles(conds: dict[str, list[dict] | None]) -> Roles:
-    """Roles of a guider's conditionings, by their names."""
-    found: dict[Any, set[bool]] = {}
-    for name, entries in conds.items():
-        for entry in entries or []:
-            found.setdefault(entry.get("uuid"), set()).add(not _is_negative(name))
-    order = next((o for o in _ORDERS if set(o) == set(conds)), None)
-    by_index = DEFAULT_ROLES.by_index
-    if order is not None:
-        by_index = tuple(not _is_negative(name) for name in order)
-    return Roles({u: flags.pop() for u, flags in found.items() if len(flags) == 1}, by_index)
+    """Roles of a guider's conditionings, by their names.
+
+    For every area of the positive prompt core adds a copy of its entry to the negative list, uuid
+    and all. Such a copy gets a uuid of its own here, in the run's own lists.
+    """
+    by_uuid: dict[Any, bool] = {}
+    for name in sorted(conds, key=_is_negative):
+        for place, entry in enumerate(conds[name] or []):
+            sees = not _is_negative(name)
+            if by_uuid.get(entry.get("uuid"), sees) != sees:
+                entry = conds[name][place] = entry | {"uuid": uuid.uuid4()}
+            by_uuid[entry.get("uuid")] = sees
+    return Roles(by_uuid)
 
 
 def tell_roles(executor, x, timestep, model_options=None, seed=None):
@@ -88,13 +86,13 @@ class RowRouter:
     `layout` names the layers and shapes that the adapter adds, for compiled UNets.
     """
 
-    def __init__(self, weight: float, sigma_start: float, sigma_end: float, always: bool):
+    def __init__(self, weight: float, start_percent: float, end_percent: float):
         self.key = ""
         self.layout = ""
         self.weight = weight
-        self.sigma_start = sigma_start
-        self.sigma_end = sigma_end
-        self.always = always
+        self.window = (start_percent, end_percent)
+        self._sampling: Any = None
+        self._sigmas = (0.0, 0.0)
 
     def __call__(
         self,
@@ -108,28 +106,33 @@ class RowRouter:
         **kwargs,
     ):
         options = dict(transformer_options or {})
-        options[self.key] = self.rows(x, t, options)
+        options[self.key] = self.rows(executor.class_obj, x, t, options)
         if _is_compiled(executor.class_obj, options):
             # Core's compile node drops all guards on transformer_options: the UNet would go on
             # with a graph made without this adapter, or for other shapes. It does see new names.
             kwargs[f"{self.key}_{self.layout}"] = None
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-    def rows(self, x: Tensor, t: Tensor, options: dict) -> Rows:
+    def rows(self, model: Any, x: Tensor, t: Tensor, options: dict) -> Rows:
         """x [B, ...], t: sigmas [B]."""
-        active = self.weight != 0 and self._in_window(t)
+        active = self.weight != 0 and self._in_window(model, t)
         chunks = options.get("cond_or_uncond") or [0]
         uuids = options.get("uuids") or [None] * len(chunks)
         roles: Roles = options.get(ROLES_KEY, DEFAULT_ROLES)
-        flags = tuple(roles.sees_references(u, i) for u, i in zip(uuids, chunks, strict=False))
+        flags = tuple(roles.sees_references(u, i) for u, i in zip(uuids, chunks, strict=True))
         is_cond, latent = _row_tensors(flags, x.shape[0] // len(flags), x.device)
-        return Rows(active, torch.tensor(float(active)), is_cond, latent)
+        gate = torch.full((), float(active), device=x.device)
+        return Rows(active, gate, is_cond, latent)
 
-    def _in_window(self, t: Tensor) -> bool:
-        if self.always:
+    def _in_window(self, model: Any, t: Tensor) -> bool:
+        if self.window == (0.0, 1.0):
             return True
+        if self._sampling is not model.model_sampling:  # a node after Apply may have replaced it
+            self._sampling = model.model_sampling
+            start, end = (float(self._sampling.percent_to_sigma(p)) for p in self.window)
+            self._sigmas = (start, end)
         sigma = float(t.max())  # the only wait for the device, once per UNet call
-        return self.sigma_end <= sigma <= self.sigma_start
+        return self._sigmas[1] <= sigma <= self._sigmas[0]
 
 
 @lru_cache(maxsize=64)

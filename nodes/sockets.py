@@ -4,5 +4,6 @@ from comfy_api.v0_0_2 import io
 
 MultiIPAdapterSocket = io.Custom("MULTI_IPADAPTER")
 ReferenceEmbedsSocket = io.Custom("REFERENCE_EMBEDS")
+ReferenceDatasetSocket = io.Custom("REFERENCE_DATASET")
 
 CATEGORY = "multi-ipadapter"

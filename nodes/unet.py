@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import comfy.model_patcher
-from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..models.adapter import MultiIPAdapterConfig, family_name
@@ -61,10 +61,16 @@ def matching_sites(
         ValueError: the model is no Stable Diffusion UNet, or of another base family.
     """
     unet = model.get_model_object("diffusion_model")
+    unet = getattr(unet, "_orig_mod", unet)  # compiled, in the place of the original
     if not isinstance(unet, UNetModel):
         raise ValueError(
             f"Got a {type(model.model).__name__} model; this adapter is for {config.base_model}. "
             "Load a checkpoint of that family."
+        )
+    if any(isinstance(module, SpatialVideoTransformer) for module in unet.modules()):
+        raise ValueError(
+            f"Got a video model; this adapter is for {config.base_model}. Load a checkpoint of "
+            "that family."
         )
     sites = cross_attention_sites(unet)
     dims = tuple(site.inner_dim for site in sites)

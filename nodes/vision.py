@@ -117,6 +117,7 @@ def to_square(image: Tensor, size: int, fit: str, mean: list[float]) -> Tensor:
     "crop" cuts the middle out, "pad" adds borders of the encoder's mean colour (which it sees as
     zero), "squash" changes the proportions.
     """
+    image = image.float()  # intermediates may be half precision, which the CPU cannot resize
     height, width = image.shape[1:3]
     if (height, width) == (size, size):
         return image

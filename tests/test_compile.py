@@ -136,6 +136,29 @@ def test_applying_to_a_model_that_is_compiled_already(small, adapter, references
         assert_equals_eager(eager, prompts, apply(base, adapter, references, weight=weight))
 
 
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_unet_that_was_replaced_by_a_compiled_one(
+    small, adapter, references, prompts, ours_first
+):
+    """Other packs compile by an object patch."""
+
+    def compile_by_patch(model):
+        clone = model.clone()
+        options = {"guard_filter_fn": skip_torch_compile_dict}
+        unet = clone.get_model_object("diffusion_model")
+        compiled_unet = torch.compile(unet, backend="eager", options=options, fullgraph=True)
+        clone.add_object_patch("diffusion_model", compiled_unet)
+        return clone
+
+    sample(compile_by_patch(small), *prompts)
+    eager = apply(small, adapter, references)
+    if ours_first:
+        fast = compile_by_patch(eager)
+    else:
+        fast = apply(compile_by_patch(small), adapter, references)
+    assert_equals_eager(eager, prompts, fast)
+
+
 def test_batch_sizes_and_guidance_of_a_compiled_unet(small, adapter, references, prompts):
     patched = apply(small, adapter, references)
     fast = compiled(patched)

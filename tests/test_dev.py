@@ -248,6 +248,29 @@ class TestSetUp:
         assert dev.is_complete(env)
         assert not (env / "half").exists()
 
+    def test_whoever_waited_for_another_set_up_uses_what_it_made(self, dev, tmp_path, monkeypatch):
+        (tmp_path / f"comfyui-{dev.COMFYUI_SHA256[:16]}").mkdir()
+        monkeypatch.delenv("COMFYUI_PATH", raising=False)
+        made = []
+
+        def set_up(env, comfyui, lock):
+            dev.venv_python(env).parent.mkdir(parents=True)
+            dev.venv_python(env).touch()
+            (env / "complete").touch()
+            made.append(env)
+
+        @contextlib.contextmanager
+        def locked(path):
+            if not made:
+                made.append("by the other process")
+                dev.prepare(tmp_path)
+            yield 0
+
+        monkeypatch.setattr(dev, "set_up", set_up)
+        monkeypatch.setattr(dev, "locked", locked)
+        python, _ = dev.prepare(tmp_path)
+        assert made[1:] == [python.parents[1]]
+
     def test_a_failed_command_shows_the_end_of_its_output(self, dev, tmp_path):
         with dev.locked(tmp_path / "lock") as lock:
             runner = dev.Runner(tmp_path / "log", tmp_path, lock)

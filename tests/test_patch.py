@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.ldm.modules.attention as core_attention
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -115,6 +116,19 @@ def test_the_layers_compute_the_formula(model, clip_vision, prompts, aggregation
     flipped = [not x for x in sees(call)]
     other = expected(model, call, adapter, references, flipped, 0.8, aggregation)
     assert (other - wanted).abs().amax((1, 2, 3)).min() > 100 * CLOSE
+
+
+@pytest.mark.parametrize("kind", ["basic", "split", "sub_quad", "pytorch"])
+def test_every_attention_function_of_core_serves(sd15, clip_vision, prompts, kind, monkeypatch):
+    """A command line option chooses; unequal weights hand it a bias."""
+    for name in ("optimized_attention", "optimized_attention_masked"):
+        function = getattr(core_attention, f"attention_{kind}")
+        monkeypatch.setattr(core_attention, name, function)
+    adapter = make_adapter(sd15)
+    references = encode(adapter, clip_vision, make_images(3), "1, 2, 0.5")
+    call = one_call(apply(sd15, adapter, references), prompts)
+    wanted = expected(sd15, call, adapter, references, sees(call))
+    assert difference(call.out, wanted) < CLOSE
 
 
 # ---- with other packs --------------------------------------------------------------------------

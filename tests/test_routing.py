@@ -238,6 +238,21 @@ def test_dual_guidance(patched, clip, adapter, references, prompts, nested, spli
     assert_rows(patched, calls, adapter, references, texts(positive, middle), texts(negative))
 
 
+def test_dual_guidance_with_areas(patched, clip, adapter, references, prompts):
+    """Every list gets a copy of the positive prompt's area, uuid and all: the place must tell."""
+    positive, negative = prompts
+    middle = condition(clip, "a boat")
+    (part,) = ConditioningSetArea().append(condition(clip, "a cat"), 64, 128, 0, 0, 1.0)
+    (together,) = ConditioningCombine().combine(positive, part)
+    guider = Guider_DualCFG(patched)
+    guider.set_conds(together, middle, negative)
+    guider.set_cfg(6.0, 3.0)
+    with recorded(patched) as calls:
+        sample_by(guider)
+    assert any(call.x.shape[3] == 8 and len(call.x) == 6 for call in calls), "for all prompts"
+    assert_rows(patched, calls, adapter, references, texts(together, middle), texts(negative))
+
+
 def test_perpendicular_negative_guidance(patched, clip, adapter, references, prompts):
     positive, negative = prompts
     empty = condition(clip, "")
@@ -285,11 +300,13 @@ def test_the_negative_prompt_alone_in_a_later_call(sd15, adapter, references, pr
 def test_names_of_conditionings_tell_their_roles():
     conds = {"positive": [{"uuid": 1}, {"uuid": 2}], "negative": [{"uuid": 3}, {"uuid": 2}]}
     roles = guider_roles(conds)
-    assert roles.sees_references(1, 0) and roles.sees_references(1, 1)
+    assert roles.sees_references(1, 0) and roles.sees_references(1, 1), "wherever it stands"
     assert not roles.sees_references(3, 0)
-    assert roles.sees_references(2, 0) and not roles.sees_references(2, 1), "in both: the place"
-    assert roles.sees_references(4, 0) and not roles.sees_references(4, 1), "in none: the place"
-    assert not roles.sees_references(4, 2)
+    copy = conds["negative"][1]["uuid"]
+    assert copy != 2, "a copy of the positive entry gets a uuid of its own"
+    assert roles.sees_references(2, 1) and not roles.sees_references(copy, 0)
+    assert not roles.sees_references(4, 0), "not the guider's: evaluated beside it, as null"
+    assert guider_roles(conds) == roles, "and so it stays at the next step"
 
 
 # ---- where in the picture ----------------------------------------------------------------------

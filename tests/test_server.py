@@ -118,6 +118,29 @@ def test_order_of_references_does_not_matter(server, photos, method):
     assert difference(pictures["there"], pictures["some"]) > 16
 
 
+@pytest.mark.parametrize("method", ["concat", "mean", "learned"])
+def test_duplicating_all_references_changes_nothing(server, photos, method):
+    prompts = {
+        name: with_inputs(prompt_for(pictures), "steered", aggregation=method)
+        for name, pictures in {"once": photos, "twice": [*photos, *photos]}.items()
+    }
+    pictures = render(server.client, branches(**prompts))
+    assert difference(pictures["once"], pictures["twice"]) <= 1
+
+
+def test_outside_of_start_and_end_nothing_changes(server, photos):
+    """None of the three steps falls on 40 percent."""
+    prompt = prompt_for(photos, steps=3)
+    graph = branches(
+        unpatched=with_inputs(prompt, "sample", model=["models", 0]),
+        outside=with_inputs(prompt, "steered", start_percent=0.4, end_percent=0.4),
+        inside=with_inputs(prompt, "steered", start_percent=0.0, end_percent=0.5),
+    )
+    pictures = render(server.client, graph)
+    assert np.array_equal(pictures["unpatched"], pictures["outside"])
+    assert difference(pictures["unpatched"], pictures["inside"]) > 16
+
+
 def test_running_again_gives_the_same_picture(server, photos):
     graph = prompt_for(photos)
     before = render(server.client, graph)
@@ -284,7 +307,7 @@ def test_no_references(server, good_prompt):
     first = {"reference_images.reference_image_0": None, "reference_images.reference_image_1": None}
     message = error_of(server, with_inputs(good_prompt, "references", **first))
     assert "MultiIPAdapter_EncodeReferences" in message
-    assert "Required input is missing: reference_image_0" in message
+    assert "Got no reference images; connect at least one to reference_images." in message
 
 
 @pytest.mark.parametrize(

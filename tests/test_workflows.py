@@ -89,11 +89,11 @@ def test_checker_finds_faults_in_prompts(node, name, value, problem, object_info
 def test_checker_finds_missing_parts_of_prompts(object_info):
     prompt = demo_prompt(["example.png"], 1.0)
     del prompt["steered"]["inputs"]["model"]
-    del prompt["references"]["inputs"]["reference_images.reference_image_0"]
+    del prompt["references"]["inputs"]["clip_vision"]
     del prompt["save"]
     assert sorted(prompt_problems(prompt, object_info)) == [
         "no output node",
-        "references.reference_images.reference_image_0: missing",
+        "references.clip_vision: missing",
         "steered.model: missing",
     ]
 
