@@ -93,6 +93,11 @@ def sample(
     )
 
 
+def patches_of(model):
+    """What replaces the text attention of each layer."""
+    return model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+
+
 def state_of(model):
     """Everything of a MODEL that applying could change: containers copied, objects by identity."""
     return {
@@ -115,8 +120,7 @@ def _skeleton(value):
 
 
 def _parts(model):
-    patches = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-    return {name: getattr(patch, "parts", []) for name, patch in patches.items()}
+    return {name: getattr(patch, "parts", []) for name, patch in patches_of(model).items()}
 
 
 def refusal(function, *args, kind=ValueError, **kwargs):

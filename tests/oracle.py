@@ -11,6 +11,8 @@ from torch import Tensor
 
 from multi_ipadapter.models.references import ReferenceEmbeds
 
+from .builders import sample
+
 # The cross-attention layers as ComfyUI names them, in the order of the adapter files.
 SD1_LAYERS = (
     *(("input", i, 0) for i in (1, 2, 4, 5, 7, 8)),
@@ -119,3 +121,43 @@ def run_unet(model, call: Call, transformer_options: dict | None = None) -> Tens
 def difference(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference."""
     return float((a.float() - b.float()).abs().max())
+
+
+def shown_rows(call: Call, known_texts: Sequence[Tensor]) -> list[bool]:
+    """True for each row of `call` whose text is one of `known_texts` ([b, L, C] each)."""
+    known = [row for text in known_texts for row in text]
+
+    def is_shown(row):
+        return any(torch.equal(row[: len(text)], text.to(row)) for text in known)
+
+    return [is_shown(row) for row in call.context]
+
+
+def assert_rows(model, calls, adapter, references, shown, hidden, weight=0.9, **options):
+    """Rows with a text of `shown` see the references, rows with one of `hidden` the null image."""
+    assert calls
+    for call in calls:
+        sees = shown_rows(call, shown)
+        assert [not x for x in sees] == shown_rows(call, hidden), "the texts must tell rows apart"
+        wanted = expected(model, call, adapter, references, sees, weight, **options)
+        assert difference(call.out, wanted) < 1e-5
+        other = expected(model, call, adapter, references, [not x for x in sees], weight, **options)
+        assert min((other - wanted).flatten(1).abs().amax(1)) > 1e-3
+
+
+def texts(*conditionings) -> list[Tensor]:
+    """The encoded prompts of some conditionings."""
+    return [entry[0] for conditioning in conditionings for entry in conditioning]
+
+
+def one_call(model, prompts, cfg: float = 7.0) -> Call:
+    """The only call of a sampling run of one step, for one latent."""
+    with recorded(model) as calls:
+        sample(model, *prompts, steps=1, cfg=cfg, batch=1)
+    (call,) = calls
+    return call
+
+
+def sees(call: Call) -> list[bool]:
+    """The rows of `one_call` that must see the references: core's order is positive, negative."""
+    return [index == 0 for index in call.options["cond_or_uncond"]]

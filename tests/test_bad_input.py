@@ -186,6 +186,45 @@ def test_more_references_than_slots(sd15, clip_vision, references):
     assert state_of(sd15) == before
 
 
+# ---- Apply beside nodes with which it cannot work --------------------------------------------
+
+
+def test_rows_that_another_node_repeats(sd15, adapter, references, prompts):
+    """As nodes for regional prompts do, which couple several texts inside the layer."""
+
+    def couple(n, context, value, extra_options):
+        return n.repeat(2, 1, 1), context.repeat(2, 1, 1), value.repeat(2, 1, 1)
+
+    other = sd15.clone()
+    other.set_model_attn2_patch(couple)
+    other.set_model_attn2_output_patch(lambda n, extra_options: n.chunk(2)[0])
+    sample(other, *prompts, steps=1, batch=1)
+    assert_says(
+        refusal(sample, apply(other, adapter, references), *prompts, batch=1),
+        "Got 4 rows",
+        "a batch of 2",
+        "another node",
+        "Use area or mask conditioning",
+    )
+    after = sample(apply(sd15, adapter, references), *prompts, steps=1)
+    assert after.isfinite().all()
+
+
+def test_a_mask_and_queries_that_another_node_merges(sd15, adapter, references, prompts):
+    other = sd15.clone()
+    other.set_model_attn2_patch(lambda n, context, value, extra: (n[:, ::2], context, value))
+    other.set_model_attn2_output_patch(lambda n, extra: n.repeat_interleave(2, 1))
+    mask = torch.ones(1, 8, 8)
+    assert sample(apply(other, adapter, references), *prompts, steps=1).isfinite().all()
+    assert_says(
+        refusal(sample, apply(other, adapter, references, mask=mask), *prompts),
+        "Got 128 queries",
+        "16 x 16",
+        "the mask cannot be placed",
+        "Remove the mask or that node",
+    )
+
+
 # ---- EncodeReferences ------------------------------------------------------------------------
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
 
 from multi_ipadapter.models.aggregation import AGGREGATIONS
 from multi_ipadapter.models.references import load_references, save_references
 
 from .builders import PLUS, apply, encode, make_adapter, make_images, sample, state_of
-from .oracle import difference, recorded
+from .oracle import difference, recorded, run_unet
 
 CLOSE = 1e-5
 
@@ -111,10 +112,28 @@ def test_steps_outside_the_window_equal_the_unpatched_model(
         assert same == (step <= first), f"latents that step {step} starts from"
     assert len(calls) == 6
     for step, call in enumerate(calls):
-        unpatched = sd15.model.diffusion_model(
-            call.x, call.t, context=call.context, transformer_options={}
-        )
+        unpatched = run_unet(sd15, call)
         assert torch.equal(call.out, unpatched) != (first <= step <= last), f"step {step}"
+
+
+@pytest.mark.parametrize("start", [0.0, 0.45])
+def test_the_window_follows_a_noise_schedule_that_is_replaced_after_applying(
+    sd15, clip_vision, prompts, start
+):
+    adapter = make_adapter(sd15)
+    references = encode(adapter, clip_vision, make_images(2))
+    window = {"start_percent": start, "end_percent": start + 0.45}
+    patched = apply(sd15, adapter, references, **window)
+    (patched,) = ModelSamplingContinuousEDM().patch(patched, "eps", 30.0, 0.01)
+    with recorded(patched) as calls:
+        run(patched, prompts, steps=8)
+
+    sampling = patched.get_model_object("model_sampling")
+    high, low = (float(sampling.percent_to_sigma(percent)) for percent in window.values())
+    for call in calls:
+        inside = low <= float(call.options["sigmas"][0]) <= high
+        assert torch.equal(call.out, run_unet(sd15, call)) != inside
+    assert len(calls) == 8
 
 
 def test_one_reference_is_a_plain_ip_adapter_by_every_aggregation(

@@ -7,7 +7,7 @@ import pytest
 from multi_ipadapter.nodes.layers import PRESETS, layer_shares
 from multi_ipadapter.nodes.unet import cross_attention_sites
 
-from .builders import apply, encode, make_adapter, make_images
+from .builders import apply, encode, make_adapter, make_images, patches_of
 from .oracle import SD1_LAYERS, SDXL_LAYERS
 
 # Spatial transformers in the order in which the UNet runs them, as other packs count them.
@@ -34,7 +34,7 @@ def scales(model, clip_vision, **options):
     adapter = make_adapter(model)
     references = encode(adapter, clip_vision, make_images(1))
     patched = apply(model, adapter, references, **options)
-    patches = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
+    patches = patches_of(patched)
     return {
         (*name, 0)[:3]: pytest.approx(float(patch.parts[0].scale))
         for name, patch in patches.items()

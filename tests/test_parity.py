@@ -14,7 +14,7 @@ from multi_ipadapter.models.references import ReferenceEmbeds
 from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
 from multi_ipadapter.nodes.key_values import LoadedAdapter
 
-from .builders import SDXL_LAYOUT, Sdxl, apply, sample
+from .builders import SDXL_LAYOUT, Sdxl, apply, patches_of, sample
 from .oracle import difference, recorded
 
 TOLERANCE = 1e-4
@@ -208,13 +208,13 @@ def test_every_layer_counts(pair, prompts, tmp_path):
     patched = apply(model, adapter, references, weight=SCALE)
     wanted = _diffusers_output(unet, _sampled_call(patched, prompts), references, "base")
 
-    patches = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
+    patches = patches_of(patched)
     assert len(patches) == layers
     places = {name[:2] for name in patches}
     assert ("middle", 0) in places and len(places) == {16: 16, 70: 11}[layers]
     for place in places:
         lacking = patched.clone()
-        kept = lacking.model_options["transformer_options"]["patches_replace"]["attn2"]
+        kept = patches_of(lacking)
         for name in [name for name in kept if name[:2] == place]:
             del kept[name]
         missed = difference(_sampled_call(lacking, prompts).out, wanted)

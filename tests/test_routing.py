@@ -7,13 +7,11 @@ their text, of which the code under test knows nothing.
 from __future__ import annotations
 
 import comfy.samplers
-import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-from comfy_extras.nodes_perpneg import Guider_PerpNeg
+from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
 from comfy_extras.nodes_sag import SelfAttentionGuidance
-from PIL import Image
 
 from multi_ipadapter.nodes.routing import guider_roles
 from nodes import (  # ComfyUI's own
@@ -25,7 +23,7 @@ from nodes import (  # ComfyUI's own
 )
 
 from .builders import apply, condition, encode, make_adapter, make_images, sample
-from .oracle import difference, expected, recorded
+from .oracle import assert_rows, difference, expected, recorded, shown_rows, texts
 
 CLOSE = 1e-5
 
@@ -43,32 +41,6 @@ def references(adapter, clip_vision):
 @pytest.fixture
 def patched(sd15, adapter, references):
     return apply(sd15, adapter, references, weight=0.9)
-
-
-def shown_rows(call, texts):
-    """True for each row whose text is one of `texts` (tensors [b, L, C])."""
-    known = [row for text in texts for row in text]
-
-    def is_shown(row):
-        return any(torch.equal(row[: len(text)], text.to(row)) for text in known)
-
-    return [is_shown(row) for row in call.context]
-
-
-def assert_rows(patched, calls, adapter, references, shown, hidden, **options):
-    """Rows with a text of `shown` see the references, rows with one of `hidden` the null image."""
-    assert calls
-    for call in calls:
-        sees = shown_rows(call, shown)
-        assert [not x for x in sees] == shown_rows(call, hidden), "the texts must tell rows apart"
-        wanted = expected(patched, call, adapter, references, sees, 0.9, **options)
-        assert difference(call.out, wanted) < CLOSE
-        other = expected(patched, call, adapter, references, [not x for x in sees], 0.9, **options)
-        assert min((other - wanted).flatten(1).abs().amax(1)) > 100 * CLOSE
-
-
-def texts(*conditionings):
-    return [entry[0] for conditioning in conditionings for entry in conditioning]
 
 
 def chunk_orders(calls):
@@ -297,6 +269,40 @@ def test_the_negative_prompt_alone_in_a_later_call(sd15, adapter, references, pr
         assert difference(call.out, wanted) < CLOSE
 
 
+def test_a_list_alone_with_areas_of_the_other_list(sd15, clip, adapter, references, prompts):
+    """The negative list holds copies of the positive prompt's areas, and runs by itself."""
+    positive, negative = prompts
+    (part,) = ConditioningSetArea().append(condition(clip, "a cat"), 64, 128, 0, 0, 1.0)
+    (together,) = ConditioningCombine().combine(positive, part)
+
+    def once_more(args):
+        for prompt in ("uncond", "cond"):
+            comfy.samplers.calc_cond_batch(
+                args["model"], [args[prompt]], args["input"], args["sigma"], args["model_options"]
+            )
+        return args["denoised"]
+
+    guided = sd15.clone()
+    guided.set_model_sampler_post_cfg_function(once_more)
+    patched = apply(guided, adapter, references, weight=0.9)
+    with recorded(patched) as calls:
+        sample(patched, together, negative)
+    assert len(calls) == 2 * (2 + 2 + 2), "two sizes, for both prompts and for each alone"
+    assert_rows(patched, calls, adapter, references, texts(together), texts(negative))
+
+
+def test_an_empty_prompt_beside_the_guiders(sd15, clip, adapter, references, prompts):
+    """Core's older node for perpendicular negatives evaluates a conditioning of its own."""
+    positive, negative = prompts
+    empty = condition(clip, "")
+    guided = PerpNeg.execute(sd15, empty, 1.0).args[0]
+    patched = apply(guided, adapter, references, weight=0.9)
+    with recorded(patched) as calls:
+        sample(patched, positive, negative)
+    assert len(calls) == 4
+    assert_rows(patched, calls, adapter, references, texts(positive), texts(negative, empty))
+
+
 def test_names_of_conditionings_tell_their_roles():
     conds = {"positive": [{"uuid": 1}, {"uuid": 2}], "negative": [{"uuid": 3}, {"uuid": 2}]}
     roles = guider_roles(conds)
@@ -307,91 +313,6 @@ def test_names_of_conditionings_tell_their_roles():
     assert roles.sees_references(2, 1) and not roles.sees_references(copy, 0)
     assert not roles.sees_references(4, 0), "not the guider's: evaluated beside it, as null"
     assert guider_roles(conds) == roles, "and so it stays at the next step"
-
-
-# ---- where in the picture ----------------------------------------------------------------------
-
-
-def test_a_white_mask_is_no_mask(sd15, adapter, references, prompts):
-    whole = apply(sd15, adapter, references, mask=torch.ones(1, 64, 64))
-    plain = sample(apply(sd15, adapter, references), *prompts)
-    assert difference(sample(whole, *prompts), plain) <= CLOSE * float(plain.abs().max())
-
-
-def test_a_black_mask_is_the_unpatched_model(sd15, adapter, references, prompts):
-    nowhere = apply(sd15, adapter, references, mask=torch.zeros(1, 64, 64))
-    assert torch.equal(sample(nowhere, *prompts), sample(sd15, *prompts))
-
-
-def test_a_grey_mask_is_a_weight(sd15, adapter, references, prompts):
-    grey = sample(apply(sd15, adapter, references, mask=torch.full((32, 32), 0.5)), *prompts)
-    weaker = sample(apply(sd15, adapter, references, weight=0.5), *prompts)
-    assert difference(grey, weaker) <= CLOSE * float(weaker.abs().max())
-
-
-def resized(masks, size):
-    """[M, H, W] -> [M, h w, 1] by Pillow's resampling, which averages where it shrinks."""
-    images = [Image.fromarray(mask.numpy()).resize(size[::-1], Image.BILINEAR) for mask in masks]
-    return torch.stack([torch.from_numpy(np.array(x)) for x in images]).flatten(1).unsqueeze(-1)
-
-
-@pytest.mark.parametrize(
-    ("count", "shape"), [(1, (256, 128)), (2, (9, 9)), (3, (40, 200)), (4, (100, 50))]
-)
-def test_masks_are_stretched_to_every_layer_and_dealt_out(
-    sd15, adapter, references, prompts, count, shape
-):
-    """Latent i gets mask i modulo their number, in the rows of both prompts."""
-    masks = torch.rand(count, *shape, generator=torch.Generator().manual_seed(2))
-    patched = apply(sd15, adapter, references, weight=0.9, mask=masks)
-    with recorded(patched) as calls:
-        sample(patched, *prompts, steps=1, batch=4, size=(32, 16))
-    (call,) = calls
-    owners = torch.arange(4).repeat(2) % count
-    assert_rows(
-        patched,
-        calls,
-        adapter,
-        references,
-        texts(prompts[0]),
-        texts(prompts[1]),
-        region=lambda size: resized(masks, size)[owners],
-    )
-
-
-def test_masks_of_split_batches(sd15, adapter, references, prompts, monkeypatch):
-    masks = torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(2))
-    patched = apply(sd15, adapter, references, mask=masks)
-    joint = sample(patched, *prompts)
-    monkeypatch.setattr(patched.model, "memory_required", lambda *_, **__: 1e18)
-    split = sample(patched, *prompts)
-    assert difference(split, joint) <= CLOSE * float(joint.abs().max())
-
-
-def first_attention(model, prompts):
-    """What leaves the attention of the first layer: [rows, 16, 16, channels]."""
-    seen = []
-
-    def record(out, q, k, v, extra_options):
-        seen.append(out.clone())
-        return torch.zeros_like(out)
-
-    listening = model.clone()
-    patches = listening.model_options["transformer_options"]["patches_replace"]["attn2"]
-    patches["input", 1].add(record)
-    sample(listening, *prompts, steps=1)
-    return seen[0].unflatten(1, (16, 16))
-
-
-def test_a_half_black_mask_leaves_that_half_of_the_attention_alone(
-    sd15, adapter, references, prompts
-):
-    mask = torch.zeros(1, 128, 128)
-    mask[:, :, 64:] = 1
-    black, half, white = (
-        first_attention(apply(sd15, adapter, references, mask=m), prompts)
-        for m in (0 * mask, mask, torch.ones_like(mask))
-    )
-    assert torch.equal(half[:, :, :7], black[:, :, :7])
-    assert torch.equal(half[:, :, 9:], white[:, :, 9:])
-    assert (white - black).abs().amax((1, 2, 3)).min() > 1e-2
+    turned = {"negative": [{"uuid": 5}], "positive": [{"uuid": 5}]}
+    assert guider_roles(turned).sees_references(turned["positive"][0]["uuid"], 1)
+    assert turned["positive"][0]["uuid"] == 5, "the copy is the negative one in any order"
