@@ -9,11 +9,13 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from . import reference_files
 from .apply import ApplyMultiIPAdapter
+from .dataset import ReferenceDataset
 from .demo import DemoModels
 from .encode import EncodeReferenceImages
 from .load import FOLDER, LoadMultiIPAdapter
 from .names import SUFFIX
 from .reference_files import LoadReferences, SaveReferences
+from .train import SaveMultiIPAdapter, TrainMultiIPAdapter
 
 
 class MultiIPAdapterExtension(ComfyExtension):
@@ -40,6 +42,9 @@ class MultiIPAdapterExtension(ComfyExtension):
             ApplyMultiIPAdapter,
             SaveReferences,
             LoadReferences,
+            ReferenceDataset,
+            TrainMultiIPAdapter,
+            SaveMultiIPAdapter,
             DemoModels,
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import comfy.clip_vision
 import comfy.model_management
@@ -71,7 +71,8 @@ def encode(
     clip_vision: comfy.clip_vision.ClipVisionModel,
     images: Mapping[str, Tensor],
     fit: str,
-    names: tuple[str, ...],
+    names: Sequence[str],
+    show_progress: bool = True,
 ) -> dict[str, Tensor]:
     """Encode all pictures of all inputs, in order.
 
@@ -85,12 +86,13 @@ def encode(
     """
     size, mean = clip_vision.image_size, clip_vision.image_mean
     squares = torch.cat([to_square(image, size, fit, mean) for image in images.values()])
-    progress = comfy.utils.ProgressBar(len(squares))
+    progress = comfy.utils.ProgressBar(len(squares)) if show_progress else None
     parts = []
     for batch in squares.split(BATCH):
         comfy.model_management.throw_exception_if_processing_interrupted()
         parts.append(clip_vision.encode_image(batch, crop=False))
-        progress.update(len(batch))
+        if progress:
+            progress.update(len(batch))
     return {name: torch.cat([part[name].float() for part in parts]) for name in names}
 
 

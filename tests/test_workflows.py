@@ -26,7 +26,9 @@ def stem(path):
 
 
 def test_expected_files_are_there():
-    assert {"demo", "sd15_multi_reference", "sdxl_multi_reference"} == set(map(stem, WORKFLOWS))
+    assert {"demo", "sd15_multi_reference", "sdxl_multi_reference", "train"} == set(
+        map(stem, WORKFLOWS)
+    )
     more = {"save_references", "load_references", "two_adapters", "mask"}
     assert set(map(stem, PROMPTS)) == set(map(stem, WORKFLOWS)) | more
 

@@ -1,0 +1,126 @@
+"""Node: the name of a folder or file -> its pictures by identity, and a report on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.v0_0_2 import io, ui
+
+from ..training.dataset import KINDS, open_dataset
+from ..training.records import require_pairs
+from ..training.report import inspect_dataset, picture_bytes
+from .sockets import CATEGORY, ReferenceDatasetSocket
+
+DATASETS = "datasets"
+
+
+def dataset_roots() -> list[Path]:
+    """Folders below which datasets may lie: the input folder, and those under `datasets`."""
+    registered = folder_paths.folder_names_and_paths.get(DATASETS, ([], set()))[0]
+    return [Path(p) for p in (folder_paths.get_input_directory(), *registered)]
+
+
+def find_dataset(name: str) -> Path:
+    """Path of a dataset named relative to one of the roots.
+
+    Raises:
+        ValueError: it would lie outside of them, or does not exist.
+    """
+    roots = dataset_roots()
+    allowed = [root.resolve() for root in roots]
+    for root in allowed:
+        path = (root / name).resolve()
+        if path.exists() and any(path != x and path.is_relative_to(x) for x in allowed):
+            return path
+    places = " or ".join(root.name for root in roots)
+    raise ValueError(
+        f"Got the dataset {name!r}; expected the name of a folder or file below {places}. Put the "
+        "pictures there, one folder for each identity, or register a folder under 'datasets' in "
+        "extra_model_paths.yaml."
+    )
+
+
+def changed_at(path: Path) -> str:
+    """When the file, or anything directly in the folder or one level deeper, was changed."""
+    times = [path.stat().st_mtime_ns]
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            times += [entry.stat().st_mtime_ns for entry in entries]
+    return f"{len(times)} {max(times)}"
+
+
+class ReferenceDataset(io.ComfyNode):
+    """Index pictures grouped by identity."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_Dataset",
+            display_name="Reference Dataset",
+            category=CATEGORY,
+            description="Pictures grouped by identity, to train on: a folder with one folder for "
+            "each identity, CelebA, a JSON manifest or parquet files.",
+            search_aliases=["training dataset", "celeba", "ipadapter training"],
+            inputs=[
+                io.String.Input(
+                    "dataset",
+                    default="",
+                    tooltip="Name below ComfyUI's input folder, or below a folder registered "
+                    "under 'datasets'.",
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(KINDS),
+                    default="auto",
+                    optional=True,
+                    tooltip="Layout of the dataset; auto looks at what is there.",
+                ),
+                io.Combo.Input(
+                    "split",
+                    options=["train", "valid", "test", "all"],
+                    default="train",
+                    optional=True,
+                    tooltip="Part of a dataset that has parts (CelebA, parquet).",
+                ),
+                io.Boolean.Input(
+                    "inspect",
+                    default=False,
+                    optional=True,
+                    tooltip="Open every picture now to find damaged ones and duplicates.",
+                ),
+            ],
+            outputs=[
+                ReferenceDatasetSocket.Output(display_name="dataset"),
+                io.String.Output(display_name="report"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, dataset: str = "", **_) -> str:
+        """ComfyUI looks again when files were added or removed, or a manifest was changed."""
+        try:
+            return changed_at(find_dataset(dataset))
+        except ValueError:
+            return "missing"
+
+    @classmethod
+    def execute(
+        cls, dataset: str, kind: str = "auto", split: str = "train", inspect: bool = False
+    ) -> io.NodeOutput:
+        index = open_dataset(find_dataset(dataset), kind, split)
+        progress = comfy.utils.ProgressBar(len(index))
+        report, index = inspect_dataset(
+            index,
+            picture_bytes=picture_bytes(),
+            deep=inspect,
+            on_progress=progress.update_absolute,
+            should_stop=comfy.model_management.processing_interrupted,
+        )
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        require_pairs(index)
+        return io.NodeOutput(index, str(report), ui=ui.PreviewText(str(report)))

@@ -1,0 +1,275 @@
+"""Nodes: a dataset and models -> a trained adapter -> a file in models/ipadapter."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+from comfy_api.v0_0_2 import io, ui
+
+from ..models.aggregation import AGGREGATIONS
+from ..models.checkpoint import save_adapter
+from ..training.job import parse_settings, read_job
+from ..training.metrics import curves
+from ..training.run import Watcher
+from .key_values import LoadedAdapter
+from .load import FOLDER
+from .names import free_path, plain_name
+from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
+from .training_progress import TrainingBar, draw_chart, to_image
+from .training_run import Models, train_adapter
+
+# How often a run of this name was stopped early: ComfyUI must not serve its part of a result when
+# the same graph is run again to finish it.
+_stopped: Counter[str] = Counter()
+
+
+class TrainMultiIPAdapter(io.ComfyNode):
+    """Train an adapter on several pictures of each identity."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_Train",
+            display_name="Train Multi-IPAdapter",
+            category=CATEGORY,
+            description="Each step drops one picture of an identity and learns to restore it from "
+            "the text and a varying number of the others. Cancelling keeps what was learned; the "
+            "same name goes on where it stopped.",
+            search_aliases=["ipadapter training", "train ip-adapter"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                io.ClipVision.Input("clip_vision"),
+                ReferenceDatasetSocket.Input("dataset"),
+                io.String.Input(
+                    "name",
+                    default="adapter",
+                    tooltip="Folder of the run, below output/training. A run of this name is "
+                    "resumed.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=2000,
+                    min=1,
+                    max=10_000_000,
+                    optional=True,
+                    tooltip="Optimizer steps, in all.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=8,
+                    min=1,
+                    max=4096,
+                    optional=True,
+                    tooltip="Rows of a step.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=1e-4,
+                    min=1e-8,
+                    max=1.0,
+                    step=1e-6,
+                    round=1e-8,
+                    optional=True,
+                    tooltip="Highest learning rate.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    optional=True,
+                    tooltip="Side of the training pictures in pixels.",
+                ),
+                io.Int.Input(
+                    "max_references",
+                    default=8,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    tooltip="A row gets 1 to this many of the identity's other pictures.",
+                ),
+                io.Combo.Input(
+                    "aggregation",
+                    options=list(AGGREGATIONS),
+                    default="learned",
+                    optional=True,
+                    tooltip="How the references are joined.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=["bf16", "fp16", "fp32"],
+                    default="bf16",
+                    optional=True,
+                    tooltip="Of the frozen model and the activations.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    optional=True,
+                    control_after_generate=False,
+                    tooltip="Of everything that is drawn.",
+                ),
+                io.Combo.Input(
+                    "start_from",
+                    options=["none", *folder_paths.get_filename_list(FOLDER)],
+                    default="none",
+                    optional=True,
+                    tooltip="Adapter file to go on from; none: the model's own weights.",
+                ),
+                io.String.Input(
+                    "settings",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Further settings, one 'name = value' on each line; see "
+                    "docs/training.md.",
+                ),
+            ],
+            outputs=[
+                MultiIPAdapterSocket.Output(display_name="adapter"),
+                io.LossMap.Output(display_name="loss_map"),
+                io.Image.Output(display_name="chart"),
+                io.Image.Output(display_name="preview"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str = "", start_from: str = "none", **_) -> str:
+        """ComfyUI trains again after a run was stopped, and when the file to start from changed."""
+        path = folder_paths.get_full_path(FOLDER, start_from)
+        return f"{_stopped[name]} {os.stat(path).st_mtime_ns if path else ''}"
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        clip_vision,
+        dataset,
+        name: str,
+        steps: int = 2000,
+        batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        size: int = 512,
+        max_references: int = 8,
+        aggregation: str = "learned",
+        precision: str = "bf16",
+        seed: int = 0,
+        start_from: str = "none",
+        settings: str = "",
+    ) -> io.NodeOutput:
+        folder = Path(folder_paths.get_output_directory()) / "training" / plain_name(name)
+        file = (
+            "" if start_from == "none" else folder_paths.get_full_path_or_raise(FOLDER, start_from)
+        )
+        job = read_job(
+            {
+                "steps": steps,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "size": size,
+                "max_references": max_references,
+                "aggregation": aggregation,
+                "precision": precision,
+                "seed": seed,
+                "start_from": file,
+            }
+            | _checked(parse_settings(settings))
+        )
+        bar = TrainingBar(job.run.steps)
+        outcome = train_adapter(
+            Models(model, clip, vae, clip_vision),
+            dataset,
+            job.data,
+            job.run,
+            folder,
+            Watcher(
+                on_step=bar.step,
+                should_stop=_interrupted,
+                stops=(comfy.model_management.InterruptProcessingException,),
+            ),
+            on_cache=bar.cache,
+            on_preview=bar.preview,
+        )
+        if outcome is None or not outcome.result.finished:
+            _stopped[name] += 1
+        comfy.model_management.interrupt_current_processing(False)
+        if outcome is None or not outcome.result.step:
+            raise comfy.model_management.InterruptProcessingException()
+        chart = draw_chart(outcome.result)
+        return io.NodeOutput(
+            LoadedAdapter(outcome.result.adapter, name),
+            {"loss": [loss for _, loss in curves(outcome.result.metrics)["loss"]]},
+            to_image(chart),
+            to_image(outcome.preview or chart),
+            ui=ui.PreviewImage(to_image(chart), cls=cls),
+        )
+
+
+class SaveMultiIPAdapter(io.ComfyNode):
+    """Keep a trained adapter."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_Save",
+            display_name="Save Multi-IPAdapter",
+            category=CATEGORY,
+            description="Writes an adapter to models/ipadapter. With one slot it loads as a plain "
+            "IP-Adapter elsewhere.",
+            inputs=[
+                MultiIPAdapterSocket.Input("adapter"),
+                io.String.Input("name", default="adapter", tooltip="File name without folder."),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    optional=True,
+                    tooltip="Replace a file of this name; otherwise a number is added.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="ipadapter_file")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, adapter: LoadedAdapter, name: str, overwrite: bool = False) -> io.NodeOutput:
+        folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+        path = free_path(folder, plain_name(name), overwrite)
+        save_adapter(adapter.adapter, path)
+        return io.NodeOutput(path.name, ui={"text": [path.name]})
+
+
+def _interrupted() -> bool:
+    return comfy.model_management.processing_interrupted()
+
+
+def _checked(values: dict) -> dict:
+    """Settings from a prompt must not name files: those come by the node's own inputs."""
+    forbidden = {
+        "start_from",
+        "dataset",
+        "kind",
+        "split",
+        "cache_folder",
+        "checkpoint",
+        "clip_vision",
+        "vae",
+        "output",
+    }
+    if named := sorted(forbidden & set(values)):
+        raise ValueError(
+            f"Got {', '.join(named)} in settings; files and folders are chosen by the node's "
+            "inputs."
+        )
+    return values

@@ -1,0 +1,285 @@
+"""Binds ComfyUI's MODEL, CLIP, VAE and CLIP_VISION to the training engine as plain callables."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..models.aggregation import Aggregated
+from ..models.attention import add_image_attention
+from ..models.projection import HIDDEN, POOLED
+from ..training.backbone import Backbone
+from ..training.batch import LATENTS
+from ..training.config import TrainingConfig
+from .patch import core_attention
+from .unet import Site, cross_attention_sites
+from .vision import encode, encode_null
+
+LAYERS_KEY, PROBE_KEY = "multi_ipadapter_layers", "multi_ipadapter_probe"
+FEATURES = (POOLED, HIDDEN)
+# Without a cache, pictures are encoded in a thread beside the loop; ComfyUI's loading of models is
+# not made for two at once.
+LOADING = threading.RLock()
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PREDICTIONS = {
+    comfy.model_base.ModelType.EPS: "epsilon",
+    comfy.model_base.ModelType.V_PREDICTION: "v_prediction",
+}
+
+
+class TrainingAttention:
+    """Attention of one layer in training: G and U come with the call, and get gradients."""
+
+    def __init__(self, layer: int):
+        self.layer = layer
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
+        text = core_attention(q, k, v, extra_options)
+        layers: Sequence[Aggregated] = extra_options[LAYERS_KEY]
+        if not layers:
+            return text
+        keys, values, bias = layers[self.layer]
+        out = add_image_attention(
+            text,
+            q,
+            keys.to(q.dtype),
+            values.to(q.dtype),
+            1.0,
+            lambda q, k, v, mask: core_attention(q, k, v, extra_options, mask),
+            bias,
+        )
+        if PROBE_KEY in extra_options:
+            extra_options[PROBE_KEY][self.layer] = (out - text).norm() / text.norm()
+        return out
+
+
+@contextmanager
+def training_backbone(
+    model: comfy.model_patcher.ModelPatcher,
+    clip: Any,
+    clip_vision: Any,
+    config: TrainingConfig,
+    size: int,
+) -> Iterator[Backbone]:
+    """A backbone on a private copy of the model's UNet, which is given back at the end.
+
+    To be used under `torch.inference_mode(False)`. `size` is the pictures' side in pixels, for
+    SDXL's micro-conditioning.
+
+    Raises:
+        ValueError: a model that cannot be trained for.
+    """
+    prediction = check_model(model)
+    device = comfy.model_management.get_torch_device()
+    unet = private_unet(model, device, _DTYPES[config.precision])
+    sites = cross_attention_sites(unet)
+    if config.gradient_checkpointing:
+        checkpoint_transformers(unet)
+    run = torch.compile(unet) if config.compile else unet
+    replace = {(*s.block, s.index): TrainingAttention(i) for i, s in enumerate(sites)}
+    sigmas = model.get_model_object("model_sampling").sigmas
+    before = getattr(comfy.model_management, "in_training", None)
+
+    def denoise(noisy, timesteps, text, layers, probe: dict | None = None) -> Tensor:
+        options = {
+            "patches_replace": {"attn2": replace},
+            "optimized_attention_override": _sdpa,
+            LAYERS_KEY: list(layers),
+        } | ({} if probe is None else {PROBE_KEY: probe})
+        extra = {"y": text["y"].to(unet.dtype)} if "y" in text else {}
+        return run(
+            noisy.to(unet.dtype),
+            timesteps.float(),
+            context=text["context"].to(unet.dtype),
+            transformer_options=options,
+            **extra,
+        )
+
+    def attention_ratio(noisy, timesteps, text, layers) -> Tensor:
+        probe: dict[int, Tensor] = {}
+        denoise(noisy, timesteps, text, layers, probe)
+        return torch.stack([probe[i].float() for i in range(len(sites))])
+
+    try:
+        if before is not None:
+            comfy.model_management.in_training = True
+        yield Backbone(
+            denoise=denoise,
+            encode_text=text_encoder(model, clip, device, size),
+            text_weights=lambda: text_weights(unet, sites),
+            attention_ratio=attention_ratio,
+            alphas_cumprod=(1 / (1 + sigmas.detach().clone().double() ** 2)).float().to(device),
+            prediction=prediction,
+            null_features=normal({k: v.to(device) for k, v in _null(clip_vision).items()}),
+            device=device,
+        )
+    finally:
+        if before is not None:
+            comfy.model_management.in_training = before
+        comfy.model_management.soft_empty_cache()
+
+
+def check_model(model: comfy.model_patcher.ModelPatcher) -> str:
+    """What the model predicts.
+
+    Raises:
+        ValueError: no UNet with text cross-attention, or another kind of prediction.
+    """
+    unet = model.get_model_object("diffusion_model")
+    if not isinstance(unet, UNetModel) or not cross_attention_sites(unet):
+        raise ValueError(
+            f"Got a {type(model.model).__name__} model; adapters are trained for UNets of SD1.x, "
+            "SD2.x and SDXL. Load such a checkpoint."
+        )
+    prediction = _PREDICTIONS.get(model.model.model_type)
+    if prediction is None:
+        raise ValueError(
+            f"Got a model of type {model.model.model_type.name}; expected epsilon or v prediction."
+        )
+    return prediction
+
+
+def private_unet(
+    model: comfy.model_patcher.ModelPatcher, device: torch.device, dtype: torch.dtype
+) -> UNetModel:
+    """A frozen copy of the UNet, with the model's LoRAs merged, that autograd can work with.
+
+    Tensors that nodes make are inference tensors, which cannot take part in a backward pass.
+    """
+    plain = model
+    if "disable_dynamic" in inspect.signature(model.clone).parameters:
+        plain = model.clone(disable_dynamic=True)
+    comfy.model_management.load_models_gpu([plain], force_full_load=True)
+    unet = copy.deepcopy(plain.get_model_object("diffusion_model"))
+    unet.to(device=device, dtype=dtype).requires_grad_(False)
+    unet.dtype = dtype
+    return unet.train(False)
+
+
+def checkpoint_transformers(unet: nn.Module) -> None:
+    """Recompute spatial transformers in the backward pass.
+
+    Each gets its own copy of transformer_options: by the time of the recomputation the shared one
+    names the last block, and the wrong layer's patch would be looked up.
+    """
+
+    def wrapped(forward: Callable) -> Callable:
+        def run(x, context=None, transformer_options=None):
+            options = dict(transformer_options or {})
+            return checkpoint(
+                forward, x, context, options, use_reentrant=False, preserve_rng_state=False
+            )
+
+        return run
+
+    for module in unet.modules():
+        if isinstance(module, SpatialTransformer):
+            module.forward = wrapped(module.forward)
+
+
+def text_weights(unet: UNetModel, sites: list[Site]) -> list[tuple[Tensor, Tensor]]:
+    """W_k, W_v of every site, float32."""
+    blocks = {"input": unet.input_blocks, "output": unet.output_blocks}
+    weights = []
+    for site in sites:
+        name, number = site.block
+        block = unet.middle_block if name == "middle" else blocks[name][number]
+        transformer = next(m for m in block if isinstance(m, SpatialTransformer))
+        attention = transformer.transformer_blocks[site.index].attn2
+        weights.append((attention.to_k.weight.float(), attention.to_v.weight.float()))
+    return weights
+
+
+def text_encoder(model: Any, clip: Any, device: torch.device, size: int) -> Callable:
+    """Captions -> {"context", "y"}; the latest captions are remembered."""
+
+    @lru_cache(maxsize=4096)
+    def encode_one(caption: str) -> tuple[Tensor, Tensor | None]:
+        with LOADING, torch.inference_mode():
+            context, pooled = clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True)
+            y = (
+                model.model.encode_adm(
+                    pooled_output=pooled,
+                    **{"width": size, "height": size, "target_width": size, "target_height": size},
+                )
+                if model.model.adm_channels
+                else None
+            )
+        # The first 77 tokens: rows of a batch must be of one length.
+        return context[:, :77].clone(), None if y is None else y.clone()
+
+    def encode_all(captions: Sequence[str]) -> dict[str, Tensor]:
+        encoded = [encode_one(caption) for caption in captions]
+        text = {"context": torch.cat([context for context, _ in encoded])}
+        if encoded[0][1] is not None:
+            text["y"] = torch.cat([y for _, y in encoded])
+        if device.type == "cuda" and text["context"].device.type == "cpu":
+            text = {k: v.pin_memory() for k, v in text.items()}  # else copying waits for the GPU
+        return {k: v.to(device, non_blocking=True) for k, v in text.items()}
+
+    return encode_all
+
+
+def picture_encoder(model: Any, vae: Any, clip_vision: Any, fit: str) -> Callable:
+    """Pictures uint8 [b, H, W, 3] -> latents in the model's scale, and the image features."""
+
+    def encode_pictures(
+        pictures: Tensor, names: Sequence[str] = (LATENTS, *FEATURES)
+    ) -> dict[str, Tensor]:
+        found = {}
+        with LOADING, torch.inference_mode():
+            pixels = pictures.float() / 255
+            if LATENTS in names:
+                found[LATENTS] = model.model.process_latent_in(vae.encode(pixels))
+            if wanted := [name for name in FEATURES if name in names]:
+                images = {"pictures": pixels}
+                found |= encode(clip_vision, images, fit, wanted, show_progress=False)
+        return normal(found)
+
+    return encode_pictures
+
+
+def feature_widths(clip_vision: Any) -> dict[str, int]:
+    """Of the image encoder's features, by name."""
+    return {name: x.shape[-1] for name, x in _null(clip_vision).items()}
+
+
+def fingerprint(*models: nn.Module) -> str:
+    """Of encoders: names, shapes and the first values of all their tensors."""
+    digest = hashlib.sha256()
+    for module in models:
+        for name, tensor in module.state_dict().items():
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.flatten()[:16].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def normal(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that autograd may save."""
+    with torch.inference_mode(False):
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _null(clip_vision: Any) -> dict[str, Tensor]:
+    with torch.inference_mode():
+        return encode_null(clip_vision, FEATURES)
+
+
+def _sdpa(_: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    """PyTorch's own attention, which has a backward pass on every device."""
+    return attention_pytorch(*args, **kwargs)

@@ -1,0 +1,103 @@
+"""Pictures drawn with an adapter in training, beside its references and the hidden truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..models.adapter import MultiIPAdapter
+from ..models.references import ReferenceEmbeds
+from .apply import ApplyMultiIPAdapter
+from .key_values import LoadedAdapter
+from .training_backbone import LOADING
+
+COUNTS = (1, 2, 4)
+STEPS, CFG = 20, 5.0
+
+
+@dataclass(frozen=True)
+class PreviewCase:
+    """One held-out identity: its references [N, H, W, 3], the target [H, W, 3], the caption."""
+
+    references: Tensor
+    embeds: ReferenceEmbeds
+    target: Tensor
+    caption: str
+
+
+class Preview:
+    """Draws the same cases with the same seeds every time."""
+
+    def __init__(self, model: Any, clip: Any, vae: Any, cases: Sequence[PreviewCase], seed: int):
+        self.model, self.clip, self.vae = model, clip, vae
+        self.cases, self.seed = cases, seed
+        self._without: dict[int, Tensor] = {}  # these do not depend on the adapter
+
+    def sheet(self, adapter: MultiIPAdapter) -> Image.Image:
+        """Per case a row: references, the target, and pictures with 0, 1, 2, 4 references."""
+        with LOADING, torch.inference_mode():
+            loaded = LoadedAdapter(adapter, "preview")
+            rows = [self._row(loaded, number) for number in range(len(self.cases))]
+        return contact_sheet(rows)
+
+    def _row(self, adapter: LoadedAdapter, number: int) -> list[tuple[str, Tensor]]:
+        case = self.cases[number]
+        if number not in self._without:
+            self._without[number] = self._draw(self.model, case)
+        row = [(f"reference {i + 1}", x) for i, x in enumerate(case.references[: max(COUNTS)])]
+        row.append(("target", case.target))
+        row.append(("without", self._without[number]))
+        for count in COUNTS:
+            if count > case.embeds.num_references:
+                break
+            some = ReferenceEmbeds(
+                {name: x[:count] for name, x in case.embeds.features.items()},
+                case.embeds.null,
+                case.embeds.weights[:count],
+            )
+            model = ApplyMultiIPAdapter.execute(self.model, adapter, some).args[0]
+            row.append((f"N = {count}", self._draw(model, case)))
+        return row
+
+    def _draw(self, model: Any, case: PreviewCase) -> Tensor:
+        """[H, W, 3] in 0..1."""
+        positive = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(case.caption))
+        negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
+        height, width = case.target.shape[:2]
+        scale = self.vae.downscale_ratio
+        latent = torch.zeros(1, self.vae.latent_channels, height // scale, width // scale)
+        noise = comfy.sample.prepare_noise(latent, self.seed)
+        samples = comfy.sample.sample(
+            model,
+            noise,
+            STEPS,
+            CFG,
+            "euler",
+            "normal",
+            positive,
+            negative,
+            latent,
+            seed=self.seed,
+            disable_pbar=True,
+        )
+        return self.vae.decode(samples)[0]
+
+
+def contact_sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], side: int = 192) -> Image.Image:
+    """Labelled pictures [H, W, 3], one row for each case."""
+    width = max(len(row) for row in rows)
+    image = Image.new("RGB", (width * (side + 8) + 8, len(rows) * (side + 32) + 8), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    for y, row in enumerate(rows):
+        for x, (label, picture) in enumerate(row):
+            place = (8 + x * (side + 8), 8 + y * (side + 32))
+            pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+            image.paste(Image.fromarray(pixels).resize((side, side), Image.LANCZOS), place)
+            draw.text((place[0], place[1] + side + 4), label, fill="black", font=font)
+    return image

@@ -1,0 +1,135 @@
+"""Validation at fixed noise, and the adapter that a run starts from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from multi_ipadapter.models.adapter import MultiIPAdapter
+from multi_ipadapter.models.checkpoint import load_adapter, save_adapter
+from multi_ipadapter.models.files import write_safetensors
+from multi_ipadapter.models.projection import POOLED
+from multi_ipadapter.training.initial import initial_adapter
+from multi_ipadapter.training.validation import Interval, Validator
+
+from .builders import assert_says, refusal
+from .training_world import WIDTHS, World, one_layer_backbone, settings
+
+
+@pytest.fixture(autouse=True)
+def _autograd():
+    with torch.inference_mode(False):
+        yield
+
+
+def fresh(widths=WIDTHS, text_weights=None, **changes) -> MultiIPAdapter:
+    weights = text_weights or one_layer_backbone().text_weights()
+    return initial_adapter(settings(**changes), weights, widths)
+
+
+def weights_of(*shape):
+    return [(torch.randn(shape), torch.randn(shape))]
+
+
+def test_an_interval_is_the_mean_and_its_uncertainty():
+    interval = Interval.of(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert interval.mean == 3.0
+    half = 1.96 * torch.tensor([1.0, 2.0, 3.0, 6.0]).std().item() / 2
+    assert (interval.low, interval.high) == pytest.approx((3 - half, 3 + half))
+
+
+def test_the_same_every_time_and_paired():
+    validator = Validator(one_layer_backbone(), World(), settings())
+    adapter = fresh()
+    first = validator(adapter)
+    torch.randn(3)
+    assert validator(adapter) == first
+    assert first.identities == 5
+    assert first.gain.mean == pytest.approx(first.none.mean - first.matched.mean, abs=1e-6)
+    assert first.gain_over_shuffled.mean == pytest.approx(
+        first.shuffled.mean - first.matched.mean, abs=1e-6
+    )
+
+
+def test_the_batch_size_changes_nothing():
+    reports = [
+        Validator(one_layer_backbone(), World(), settings(batch_size=b))(fresh()) for b in (1, 32)
+    ]
+    assert reports[0].matched.mean == pytest.approx(reports[1].matched.mean, abs=1e-5)
+    assert reports[0].shuffled.mean == pytest.approx(reports[1].shuffled.mean, abs=1e-5)
+
+
+def test_references_that_say_nothing_gain_nothing_over_shuffled_ones():
+    world = World()
+    world.tensors[POOLED][:] = 1.0
+    report = Validator(one_layer_backbone(), world, settings())(fresh())
+    assert abs(report.gain_over_shuffled.mean) < 1e-6 < abs(report.gain.mean)
+
+
+def test_no_more_references_than_slots():
+    config = settings(slots=2, max_references=2, validation_references=4)
+    validator = Validator(one_layer_backbone(), World(), config)
+    assert max(len(case.references) for case in validator.cases) == 2
+    assert validator(initial_adapter(config, one_layer_backbone().text_weights(), WIDTHS))
+
+
+def test_too_few_identities():
+    message = refusal(Validator, one_layer_backbone(), World(counts=[3, 1]), settings())
+    assert_says(message, "1 held-out", "at least 2", "validate_every = 0")
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_it_starts_as_the_text_weights(slots):
+    ((to_k, to_v),) = weights = weights_of(16, 8)
+    for key, value in fresh(text_weights=weights, slots=slots).ip_adapter["1"].pairs():
+        assert torch.equal(key.weight, to_k) and torch.equal(value.weight, to_v)
+        assert key.weight.requires_grad and key.weight.data_ptr() != to_k.data_ptr()
+
+
+def saved(tmp_path, **changes):
+    adapter = fresh(text_weights=weights_of(16, 8), aggregator_heads=2, **changes)
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.copy_(torch.randn_like(p))
+    save_adapter(adapter, tmp_path / "start.safetensors")
+    return adapter, str(tmp_path / "start.safetensors")
+
+
+def test_it_goes_on_from_our_own_file(tmp_path):
+    adapter, path = saved(tmp_path)
+    again = fresh(start_from=path, aggregator_heads=2)
+    wanted = adapter.state_dict()
+    assert again.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(v, wanted[k]) for k, v in again.state_dict().items())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in again.parameters())
+
+
+def test_more_slots_start_as_copies_and_a_score_of_other_heads_at_zero(tmp_path):
+    adapter, path = saved(tmp_path)
+    again = fresh(start_from=path, slots=3, aggregator_heads=1)
+    for key, value in again.ip_adapter["1"].pairs():
+        assert torch.equal(key.weight, adapter.ip_adapter["1"].to_k_ip.weight)
+        assert torch.equal(value.weight, adapter.ip_adapter["1"].to_v_ip.weight)
+    assert (again.aggregator["1"].score == 0).all()
+
+
+def test_it_goes_on_from_a_plain_public_file(tmp_path):
+    """Tensors alone, without our metadata, in half precision."""
+    adapter, _ = saved(tmp_path)
+    tensors = {k: v.half() for k, v in adapter.state_dict().items() if k[:10] != "aggregator"}
+    path = tmp_path / "public.safetensors"
+    write_safetensors(path, tensors, {})
+    assert load_adapter(path).config.aggregator_heads == 0
+    again = fresh(start_from=str(path))
+    for name, value in tensors.items():
+        assert torch.equal(again.state_dict()[name], value.float())
+    assert again.config.aggregation == "learned" and (again.aggregator["1"].score == 0).all()
+
+
+def test_a_file_for_another_model_or_encoder_is_refused(tmp_path):
+    _, path = saved(tmp_path)
+    for other in (weights_of(16, 12), weights_of(24, 8), weights_of(16, 8) * 2):
+        message = refusal(fresh, text_weights=other, start_from=path)
+        assert_says(message, "start from is for", "Choose a file")
+    message = refusal(fresh, {POOLED: 96}, start_from=path)
+    assert_says(message, "width 48", "96")

@@ -1,0 +1,52 @@
+"""A training run in a process of its own, to be killed: python -m tests.training_process ..."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from multi_ipadapter.training import __main__ as cli
+from multi_ipadapter.training.run import Run, Watcher
+from tests.training_world import WIDTHS, World, one_layer_backbone, settings
+
+
+def main(folder: str, changes: str, kill: str) -> int:
+    """Train; `kill` is "step 5" or "replace 2": there the process kills itself."""
+    torch.set_num_threads(1)
+    processes = cli.start_processes()
+    config = settings(**json.loads(changes))
+    run = Run(Path(folder), config, one_layer_backbone(), World(), None, WIDTHS, {}, processes)
+    what, _, when = kill.partition(" ")
+    if what in ("replace", "fsync"):
+        die_inside(what, int(when))
+    stop = cli.StopSignals()
+
+    def on_step(report) -> None:
+        if what in ("kill", "term", "int") and report.step == int(when):
+            name = {"kill": "SIGKILL", "term": "SIGTERM", "int": "SIGINT"}[what]
+            os.kill(os.getpid(), getattr(signal, name))
+
+    result = run.go(Watcher(on_step=on_step, should_stop=stop))
+    return 0 if result.finished else 3
+
+
+def die_inside(name: str, when: int) -> None:
+    """kill -9 at the n-th call of os.<name>, before it has done anything."""
+    original, calls = getattr(os, name), []
+
+    def call(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    setattr(os, name, call)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))

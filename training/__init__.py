@@ -1,0 +1,1 @@
+"""From pictures of identities to an adapter: dataset, cached features, loop, checkpoint."""

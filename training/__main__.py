@@ -1,0 +1,145 @@
+"""Training without the graph: `python -m multi_ipadapter.training --config run.toml`.
+
+Several processes or machines: `accelerate launch -m multi_ipadapter.training --config run.toml`.
+Needs ComfyUI, whose loaders read the checkpoint: the pack lies in its custom_nodes folder, or
+COMFYUI_PATH names it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from .comfyui import prepare_comfyui
+from .job import DEMO, Job, parse_settings, read_job
+from .loop import Report, TrainingError
+from .processes import Accelerated, OneProcess
+from .run import Watcher
+from .validation import ValidationReport
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 0 when finished, 3 when stopped before the last step."""
+    try:
+        job, resume = read_arguments(arguments)
+        processes = start_processes()
+        stop = StopSignals()
+        finished = run_job(job, resume, processes, stop)
+    except (ValueError, OSError, TrainingError) as error:
+        print(f"training: {error}", file=sys.stderr)
+        return 1
+    return 0 if finished else 3
+
+
+def read_arguments(arguments: list[str] | None) -> tuple[Job, bool]:
+    """The job of a config file, with settings on the command line over it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m multi_ipadapter.training", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--config", type=Path, help="settings, one 'name = value' on each line")
+    parser.add_argument("--no-resume", action="store_true", help="refuse a folder that holds a run")
+    parser.add_argument(
+        "settings", nargs="*", metavar="name=value", help="settings over those of the file"
+    )
+    options = parser.parse_args(arguments)
+    text = options.config.read_text(encoding="utf-8") if options.config else ""
+    values = parse_settings(text) | parse_settings("\n".join(map(_quoted, options.settings)))
+    job = read_job(values)
+    needed = ["checkpoint", "clip_vision", "output"]
+    if job.files.get("checkpoint") == DEMO:
+        needed.remove("clip_vision")
+    given = job.files | {"dataset": job.data.dataset}
+    for name in (*needed, "dataset"):
+        if not given.get(name):
+            raise ValueError(f"The setting {name} is missing; expected a path.")
+    return job, not options.no_resume
+
+
+def _quoted(setting: str) -> str:
+    """A text on the command line needs no quotes of its own."""
+    name, _, value = setting.partition("=")
+    try:
+        parse_settings(setting)
+    except ValueError:
+        return f"{name} = {json.dumps(value)}"
+    return setting
+
+
+def start_processes() -> OneProcess:
+    """Under `accelerate launch`, one of several processes.
+
+    Raises:
+        ValueError: accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return OneProcess()
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise ValueError(
+            "Training in several processes needs accelerate: pip install accelerate"
+        ) from error
+    return Accelerated(Accelerator(mixed_precision="no"))
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM ask the run to stop after the present step; a second Ctrl-C insists."""
+
+    def __init__(self):
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def _ask(self, number: int, _: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("training: stopping after this step; the state will be saved", file=sys.stderr)
+
+
+def run_job(job: Job, resume: bool, processes: OneProcess, stop: StopSignals) -> bool:
+    """True when the last step is done."""
+    # The composition root: the one place outside nodes/ that needs ComfyUI.
+    prepare_comfyui()
+    from ..nodes.headless import load_models, train_job
+
+    first = processes.rank == 0
+    watcher = Watcher(
+        on_step=lambda report: print(_line(report), flush=True),
+        on_validation=lambda report, _: print(_validation_line(report), flush=True),
+        should_stop=stop,
+    )
+    models = load_models(job.files)
+    outcome = train_job(models, job, resume, watcher, processes)
+    if first and outcome is not None:
+        print(f"step {outcome.result.step}: {Path(job.files['output']) / 'adapter.safetensors'}")
+    return outcome is not None and outcome.result.finished
+
+
+def _line(report: Report) -> str:
+    return (
+        f"step {report.step}  loss {report.loss:.5f}  lr {report.learning_rate:.2e}  "
+        f"gradient {report.gradient_norm:.3f}  {report.samples_per_second:.1f} samples/s  "
+        f"waited {report.waited:.1%}"
+    )
+
+
+def _validation_line(report: ValidationReport) -> str:
+    gain, over = report.gain, report.gain_over_shuffled
+    return (
+        f"validation at {report.step}  matched {report.matched.mean:.5f}  "
+        f"none - matched {gain.mean:+.5f} [{gain.low:+.5f}, {gain.high:+.5f}]  "
+        f"shuffled - matched {over.mean:+.5f} [{over.low:+.5f}, {over.high:+.5f}]"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

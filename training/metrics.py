@@ -1,0 +1,81 @@
+"""What a run tells: metrics as JSON lines, and as TensorBoard events where it is installed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .loop import Report
+from .validation import ValidationReport
+
+
+class MetricsFile:
+    """metrics.jsonl of a run; lines after the step that a run resumes from are dropped."""
+
+    def __init__(self, folder: Path, resumed_from: int = 0):
+        self.path = folder / "metrics.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        # A run from the start validates at step 0 again.
+        kept = [e for e in read_metrics(self.path) if resumed_from and e["step"] <= resumed_from]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
+        temporary.replace(self.path)
+        self._events = _tensorboard(folder)
+
+    def step(self, report: Report) -> None:
+        """Write a report of the loop."""
+        self._write("train", asdict(report))
+
+    def validation(self, report: ValidationReport) -> None:
+        """Write a validation."""
+        self._write("validation", report.to_dict())
+
+    def _write(self, kind: str, values: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind} | values) + "\n")
+        if self._events is not None:
+            for name, value in _scalars(values):
+                self._events.add_scalar(f"{kind}/{name}", value, values["step"])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file; a line cut off by a crash is left out."""
+    if not path.is_file():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def curves(entries: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Curves of a run for the charts: loss, and the validation's three."""
+    train = [
+        (entry["step"] - len(entry["losses"]) + 1 + i, loss)
+        for entry in entries
+        if entry["kind"] == "train"
+        for i, loss in enumerate(entry["losses"])
+    ]
+    checks = [entry for entry in entries if entry["kind"] == "validation"]
+    return {"loss": train} | {
+        name: [(entry["step"], entry[name]["mean"]) for entry in checks]
+        for name in ("matched", "none", "shuffled")
+    }
+
+
+def _scalars(values: dict[str, Any]) -> list[tuple[str, float]]:
+    flat = [(k, v) for k, v in values.items() if isinstance(v, float)]
+    return flat + [(k, v["mean"]) for k, v in values.items() if isinstance(v, dict)]
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,207 @@
+"""Importer: parquet files with image and identity columns, as Hugging Face data sets have them."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .captions import ATTRIBUTES, celeba_caption
+from .files import SafeFolder
+from .records import Picture, PictureIndex, Skipped, Strings, group
+
+IDENTITY_COLUMNS = ("identity", "celeb_id", "identity_id")
+CAPTION_COLUMNS = ("caption", "text")
+_SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val"), "test": ("test",)}
+_ROWS = 256  # read at a time
+
+
+def open_parquet(path: Path, split: str = "train", seed: int = 0) -> PictureIndex:
+    """Index a parquet file, or those of a split in a folder (split "all": all of them).
+
+    Raises:
+        ValueError: no usable file or column.
+        RuntimeError: pyarrow is not installed.
+    """
+    path = path.resolve()
+    skipped: list[Skipped] = []
+    files = _files(path, split, skipped)
+    root = path if path.is_dir() else path.parent
+    store = ParquetStore(root, files)
+    owners = Strings()
+    for file in files:
+        names = _open(file).schema_arrow.names
+        identity = _column(names, IDENTITY_COLUMNS, file)
+        if "image" not in names:
+            raise ValueError(
+                f"{file.name} has the columns {', '.join(names[:20])}; expected image. Rename it."
+            )
+        caption = next((c for c in CAPTION_COLUMNS if c in names), None)
+        attributes = [] if caption else [a for a in ATTRIBUTES if a in names]
+        for row in _rows(file, [identity, *([caption] if caption else attributes)]):
+            owners.add("" if row[identity] is None else str(row[identity]))
+            store.add(file, row, caption, attributes, seed)
+    pairs = _pairs(store, owners, skipped)
+    missing = sum(not text for text in store.captions)
+    notes = [f"{missing} of {len(store)} rows have no caption."] if missing else []
+    return group(root, store, pairs, skipped, notes)
+
+
+class ParquetStore:
+    """Implements `records.Store`.
+
+    Parquet cannot give one row quickly. The first picture asked for has all of them copied, in one
+    pass, to a temporary file (which the system removes, and whose folder TMPDIR sets).
+    """
+
+    has_masks = False
+
+    def __init__(self, root: Path, files: Sequence[Path]):
+        self.root = root
+        self.files = files
+        self.names, self.captions = Strings(), Strings()
+        self._blob: Any = None
+        self._ends = np.zeros(1, dtype=np.int64)
+        self._lock = threading.Lock()
+
+    def add(self, file: Path, row: dict, caption: str | None, attributes, seed: int) -> None:
+        """One more row."""
+        name = f"{file.relative_to(self.root).as_posix()}#{len(self.names)}"
+        self.names.add(name)
+        if caption:
+            self.captions.add(row[caption] if isinstance(row[caption], str) else "")
+        else:
+            has = {a for a in attributes if row[a] is True or row[a] == 1}
+            self.captions.add(celeba_caption(has, seed, name) if attributes else "")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, record: int) -> str:
+        return self.names[record]
+
+    def caption(self, record: int) -> str:
+        return self.captions[record]
+
+    def picture(self, record: int, identity: str) -> Picture:
+        return Picture(self.root / self.names[record], identity, self.captions[record])
+
+    def open(self, record: int) -> BinaryIO:
+        with self._lock:
+            self._unpack()
+            first, last = self._ends[record : record + 2].tolist()
+            self._blob.seek(first)
+            data = self._blob.read(last - first)
+        if not data:
+            raise OSError("the row holds no bytes, only a path")
+        return io.BytesIO(data)
+
+    def size(self, record: int) -> int:
+        with self._lock:
+            self._unpack()
+        return int(self._ends[record + 1] - self._ends[record]) or -1
+
+    def annotations(self) -> bytes:
+        return b""
+
+    def _unpack(self) -> None:
+        if self._blob is not None:
+            return
+        blob, ends = tempfile.TemporaryFile(), [0]  # noqa: SIM115 - lives as long as the store
+        try:
+            for file in self.files:
+                for row in _rows(file, ["image"]):
+                    ends.append(ends[-1] + blob.write(_bytes(row["image"])))
+            blob.flush()
+        except OSError as error:
+            blob.close()
+            raise RuntimeError(
+                f"The pictures of {self.root} cannot be unpacked to {tempfile.gettempdir()}: "
+                f"{error}. Set TMPDIR to a folder with as much room as the parquet files take."
+            ) from error
+        self._blob, self._ends = blob, np.asarray(ends, dtype=np.int64)
+
+
+def _bytes(image: Any) -> bytes:
+    """Of an encoded picture: a struct {bytes, path}, or the bytes themselves."""
+    data = image.get("bytes") if isinstance(image, dict) else image
+    return data if isinstance(data, bytes) else b""
+
+
+def _pairs(store: ParquetStore, owners: Strings, skipped: list[Skipped]):
+    for record, owner in enumerate(owners):
+        if owner:
+            yield record, owner
+        else:
+            skipped.append(Skipped(store.name(record), "has no identity"))
+
+
+def _files(path: Path, split: str, skipped: list[Skipped]) -> list[Path]:
+    if path.is_file():
+        return [path]
+    safe = SafeFolder(path)
+    found = []
+    for file in sorted(path.rglob("*.parquet")):
+        relative = file.relative_to(path).as_posix()
+        reason = safe.refusal(relative)
+        if reason:
+            skipped.append(Skipped(relative, reason))
+        else:
+            found.append(file)
+    known = [name for names in _SPLIT_NAMES.values() for name in names]
+    if split == "all" or not any(_split_of(file) in known for file in found):
+        chosen = found
+    else:
+        chosen = [file for file in found if _split_of(file) in _SPLIT_NAMES.get(split, (split,))]
+    if not chosen:
+        reasons = "; ".join(f"{s.path} {s.reason}" for s in skipped[:3])
+        raise ValueError(
+            f"Got no parquet file of the split {split!r} in {path}; found "
+            f"{', '.join(f.name for f in found[:5]) or 'none'}. {reasons}"
+        )
+    return chosen
+
+
+def _split_of(file: Path) -> str:
+    return file.stem.partition("-")[0].lower()  # train-00000-of-00003.parquet
+
+
+def _column(names: Sequence[str], wanted: Sequence[str], file: Path) -> str:
+    for name in wanted:
+        if name in names:
+            return name
+    raise ValueError(
+        f"{file.name} has the columns {', '.join(names[:20])}; expected one of "
+        f"{', '.join(wanted)} that says whom a picture shows. Rename the column."
+    )
+
+
+def _open(file: Path) -> Any:
+    try:
+        return _pyarrow().ParquetFile(file)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise ValueError(
+            f"{file.name} is not a complete parquet file: {error}. Download it again."
+        ) from error
+
+
+def _rows(file: Path, columns: list[str]) -> Iterator[dict]:
+    for batch in _open(file).iter_batches(_ROWS, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _pyarrow() -> ModuleType:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise RuntimeError(
+            "Reading parquet files needs pyarrow: pip install pyarrow, with the Python that runs "
+            "this. Or unpack the data set to one folder for each identity."
+        ) from error
+    return pyarrow.parquet

@@ -1,0 +1,123 @@
+"""What a feature cache holds and what it was made from: `cache.json`, agreed by all processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .records import PictureIndex
+
+_FORMAT = 1
+_PLAN = "cache.json"
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What a cache was made from; another key needs another cache."""
+
+    fingerprint: str
+    size: int
+    fit: str
+    index: str
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the shards hold.
+
+    Attributes:
+        layout: stored tensors, name -> (dtype, shape of one row).
+        ends: picture number after the last one of each shard.
+    """
+
+    key: CacheKey
+    int8: bool
+    names: tuple[str, ...]
+    layout: Mapping[str, tuple[str, tuple[int, ...]]]
+    ends: tuple[int, ...]
+
+    def rows_of(self, shard: int) -> range:
+        """Picture numbers in a shard."""
+        return range(self.ends[shard - 1] if shard else 0, self.ends[shard])
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """File of a shard."""
+    return folder / f"shard-{shard:05d}.safetensors"
+
+
+def shard_ends(index: PictureIndex, picture_bytes: int, shard_bytes: int) -> tuple[int, ...]:
+    """Whole identities, up to the wanted size."""
+    ends, first = [], 0
+    most = max(1, shard_bytes // picture_bytes)
+    for start, end in zip(index.starts[:-1].tolist(), index.starts[1:].tolist(), strict=True):
+        if start > first and end - first > most:
+            ends.append(start)
+            first = start
+    return (*ends, len(index))
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """None where there is no cache yet.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    path = folder / _PLAN
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        layout = {k: (v[0], tuple(v[1])) for k, v in content["layout"].items()}
+        return Plan(
+            CacheKey(**content["key"]),
+            content["int8"],
+            tuple(content["names"]),
+            layout,
+            tuple(content["ends"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete the folder, and build the cache again."
+        ) from error
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Write atomically."""
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            json.dump(asdict(plan), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / _PLAN)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_MEANING = {
+    "fingerprint": "encoders",
+    "size": "picture size",
+    "fit": "fit",
+    "index": "pictures",
+    "format": "cache format",
+}
+
+
+def check_key(folder: Path, got: CacheKey, wanted: CacheKey) -> None:
+    """Raises ValueError naming what differs."""
+    differences = [
+        f"{meaning}: the cache has {getattr(got, name)}, this run {getattr(wanted, name)}"
+        for name, meaning in _MEANING.items()
+        if getattr(got, name) != getattr(wanted, name)
+    ]
+    if differences:
+        raise ValueError(
+            f"The feature cache in {folder} was made from something else "
+            f"({'; '.join(differences)}). Use another folder for this run, or delete that one."
+        )

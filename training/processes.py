@@ -1,0 +1,59 @@
+"""One process, or several under accelerate: what differs between them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class OneProcess:
+    """Training on one device, without accelerate."""
+
+    rank, count = 0, 1
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module to call in the loop."""
+        return module
+
+    def without_sync(self, module: nn.Module) -> AbstractContextManager:
+        """Gradients of a micro-step that is not the last of its step."""
+        return nullcontext()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over the processes."""
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return flag
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+
+
+class Accelerated(OneProcess):
+    """Training in several processes, which `accelerate launch` started."""
+
+    def __init__(self, accelerator: Any):
+        self.accelerator = accelerator
+        self.rank = accelerator.process_index
+        self.count = accelerator.num_processes
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return self.accelerator.prepare_model(module)
+
+    def without_sync(self, module: nn.Module) -> AbstractContextManager:
+        return self.accelerator.no_sync(module)
+
+    def mean(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, "mean")
+
+    def any(self, flag: bool) -> bool:
+        told = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told, "sum") > 0)
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()

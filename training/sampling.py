@@ -1,0 +1,112 @@
+"""Which picture each row restores, and from which others: drawn anew from (seed, step, row).
+
+Nothing is remembered between steps, so a resumed run, or one on another number of processes,
+draws the same rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from .config import TrainingConfig
+
+# Streams of random numbers that must not overlap.
+_ROWS, _EPOCH = 1, 2
+
+
+class Identities(Protocol):
+    """What the sampler needs of a `PictureIndex`."""
+
+    identities: list[str]
+
+    def pictures_of(self, identity: int) -> range:
+        """Numbers of the identity's pictures."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch: picture numbers, and which conditions are dropped."""
+
+    target: int
+    references: tuple[int, ...]
+    drop_image: bool = False
+    drop_text: bool = False
+    masked: bool = False
+
+
+class DropOneSampler:
+    """Every epoch restores each picture of every identity with two or more pictures once.
+
+    The references are a random subset of the identity's other pictures; its size is uniform in
+    1..min(n - 1, max_references).
+
+    Raises:
+        ValueError: no identity has two pictures.
+    """
+
+    def __init__(self, index: Identities, config: TrainingConfig):
+        groups = [index.pictures_of(i) for i in range(len(index.identities))]
+        usable = [group for group in groups if len(group) >= 2]
+        if not usable:
+            raise ValueError(
+                f"Got {len(groups)} identities, none with two or more pictures. Training restores "
+                "one picture from the others: add pictures, one folder for each identity."
+            )
+        self.config = config
+        self.targets = np.concatenate([np.arange(g.start, g.stop) for g in usable])
+        self._first = np.concatenate([np.full(len(g), g.start) for g in usable])
+        self._count = np.concatenate([np.full(len(g), len(g)) for g in usable])
+
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+        return len(self.targets)
+
+    def batch(self, micro_step: int) -> list[Row]:
+        """All rows of the global batch of a micro-step, counted from the start of the run."""
+        size = self.config.batch_size
+        return [self.row(micro_step * size + i) for i in range(size)]
+
+    def row(self, position: int) -> Row:
+        """Row number `position` of the run."""
+        epoch, place = divmod(position, len(self))
+        number = _permutation(self.config.seed, epoch, len(self))[place]
+        random = _generator(self.config.seed, _ROWS, position)
+        target = int(self.targets[number])
+        references = self._references(random, target, int(number))
+        drop_image, drop_text = self._dropped(random.random())
+        masked = bool(random.random() < self.config.masked_loss)
+        return Row(target, references, drop_image, drop_text, masked)
+
+    def _references(self, random: np.random.Generator, target: int, number: int) -> tuple[int, ...]:
+        first, count = int(self._first[number]), int(self._count[number])
+        if random.random() < self.config.self_reconstruction:
+            return (target,)
+        size = int(random.integers(1, min(count - 1, self.config.max_references) + 1))
+        others = random.choice(count - 1, size=size, replace=False)
+        chosen = [first + int(i) + int(first + i >= target) for i in others]
+        kept = random.random(size) >= self.config.reference_dropout
+        kept[0] = True
+        return tuple(c for c, keep in zip(chosen, kept, strict=True) if keep)
+
+    def _dropped(self, draw: float) -> tuple[bool, bool]:
+        """One draw decides: image, text, both or nothing."""
+        c = self.config
+        if draw < c.drop_image:
+            return True, False
+        if draw < c.drop_image + c.drop_text:
+            return False, True
+        both = draw < c.drop_image + c.drop_text + c.drop_both
+        return both, both
+
+
+def _generator(seed: int, stream: int, position: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position]))
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    return _generator(seed, _EPOCH, epoch).permutation(length)

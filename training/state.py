@@ -1,0 +1,152 @@
+"""The state of a run on disk: one safetensors file per checkpoint, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.files import read_tensors, write_safetensors
+
+METADATA_KEY = "multi_ipadapter_training"
+_NAME = re.compile(r"^state-(\d{8})\.safetensors$")
+
+
+class OtherRunError(ValueError):
+    """A state belongs to a run with other settings or data."""
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Say in an OSError what could not be written, and what is left."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{what} could not be written ({error.strerror or error}). Free space on the disk, or "
+            "make the folder writable, and resume; the last checkpoint is intact",
+        ) from error
+
+
+@dataclass
+class Progress:
+    """What a run knows besides its tensors; every random draw follows from `step` and the seed."""
+
+    step: int = 0
+    best: float = float("inf")
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """File of a step's state."""
+    return folder / f"state-{step:08}.safetensors"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All states in a run's folder, oldest first."""
+    return sorted(p for p in folder.glob("state-*.safetensors") if _NAME.match(p.name))
+
+
+def save_state(
+    folder: Path,
+    run: Mapping[str, Any],
+    progress: Progress,
+    module: nn.Module,
+    ema: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+) -> Path:
+    """Write a state, then remove all but the last `keep`; `run` identifies the run.
+
+    Raises:
+        OSError: the disk is full, say; earlier states are intact.
+    """
+    tensors = {f"adapter.{k}": v for k, v in module.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in ema.items()}
+    values: dict[str, Any] = {}
+    for number, entry in optimizer.state_dict()["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value
+            else:
+                values[f"{number}.{name}"] = value
+    metadata = {
+        "run": dict(run),
+        "progress": progress.__dict__ | {"scaler": dict(progress.scaler)},
+        "optimizer": values,
+    }
+    path = checkpoint_path(folder, progress.step)
+    with disk_errors(path.name):
+        write_safetensors(path, tensors, {METADATA_KEY: json.dumps(metadata)})
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_state(
+    path: Path,
+    run: Mapping[str, Any],
+    module: nn.Module,
+    ema: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> Progress:
+    """Put a state back.
+
+    Raises:
+        ValueError: the file is damaged.
+        OtherRunError: it belongs to another run.
+    """
+    tensors, metadata = read_tensors(path)
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"{path.name} is not a training state.")
+    saved = json.loads(metadata[METADATA_KEY])
+    _check_run(path, saved["run"], run)
+    module.load_state_dict(_part(tensors, "adapter."))
+    with torch.no_grad():
+        for name, value in _part(tensors, "ema.").items():
+            ema[name].copy_(value)
+    optimizer.load_state_dict(
+        {
+            "state": _optimizer_entries(tensors, saved["optimizer"]),
+            "param_groups": optimizer.state_dict()["param_groups"],
+        }
+    )
+    return Progress(**saved["progress"])
+
+
+def _optimizer_entries(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict:
+    entries: dict[int, dict[str, Any]] = {}
+    for key, value in [*_part(tensors, "optimizer.").items(), *values.items()]:
+        number, _, name = key.partition(".")
+        entries.setdefault(int(number), {})[name] = value
+    return entries
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _flat(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings one by one, so that a message names only those that differ."""
+    return {k: v for k, v in run.items() if k != "config"} | dict(run.get("config") or {})
+
+
+def _check_run(path: Path, saved: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    saved, wanted = _flat(saved), _flat(json.loads(json.dumps(dict(run))))
+    differing = sorted(k for k in {*saved, *wanted} if saved.get(k) != wanted.get(k))
+    if differing:
+        details = "; ".join(
+            f"{k}: {saved.get(k)!r} there, {wanted.get(k)!r} now" for k in differing
+        )
+        raise OtherRunError(
+            f"{path.parent.name}/{path.name} belongs to another run ({details}). Resume with the "
+            "same settings, or start the run in a new folder."
+        )
