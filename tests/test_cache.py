@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.batch import LATENTS, MASK, collate
 from multi_ipadapter.training.cache import FeatureCache, build_cache
-from multi_ipadapter.training.claims import STALE_SECONDS, take
+from multi_ipadapter.training.claims import NAMELESS_SECONDS, STALE_SECONDS, take
 from multi_ipadapter.training.config import TrainingConfig
 from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.images import load_picture
@@ -497,3 +497,13 @@ def test_online_replaces_a_bad_picture_by_another_of_the_identity(index, picture
         (pictures / "p0" / f"{name}.png").unlink()
     with pytest.raises(ValueError, match="No picture of p0 can be read"):
         online.fetch([2, 0], [POOLED])
+
+
+def test_a_claim_without_a_name_is_taken_over_soon(tmp_path):
+    """Its owner was killed between creating the file and writing into it."""
+    path = tmp_path / "x.claim"
+    path.touch()
+    assert take(path) is None
+    old = time.time() - NAMELESS_SECONDS - 1
+    os.utime(path, (old, old))
+    assert take(path) is not None

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 STALE_SECONDS = 600.0  # without a sign of life; longer than one batch takes to encode
+NAMELESS_SECONDS = 5.0  # for a claim whose owner was killed before it had written its name
 
 
 class Claim:
@@ -54,7 +55,8 @@ def _remove_stale(path: Path) -> None:
         age = time.time() - path.stat().st_mtime
     except OSError:
         return
-    if age < STALE_SECONDS and not _is_dead(_owner(path)):
+    owner = _owner(path)
+    if age < (STALE_SECONDS if owner else NAMELESS_SECONDS) and not _is_dead(owner):
         return
     aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
     with suppress(OSError):
