@@ -30,24 +30,11 @@ def launch(folder, changes):
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    launcher += ["--main_process_port=0", "--num_cpu_threads_per_process=1", "-m"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes=2",
-            "--num_machines=1",
-            "--mixed_precision=no",
-            "--dynamo_backend=no",
-            "--num_cpu_threads_per_process=1",
-            "--main_process_port=0",
-            "-m",
-            "tests.training_process",
-            str(folder),
-            json.dumps(changes),
-            "none",
-        ],
+        [sys.executable, *launcher, "tests.training_process", str(folder), json.dumps(changes), ""],
         env=environment,
         cwd=root,
         capture_output=True,
@@ -56,6 +43,7 @@ def launch(folder, changes):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split("\n")) == ["", "process 0 of 2", "process 1 of 2"]
 
 
 def alone(folder, changes):

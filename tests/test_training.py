@@ -127,8 +127,9 @@ def test_a_fresh_adapter_at_weight_zero_changes_no_bit(model, clip, clip_vision,
 def test_only_the_adapter_learns(model, clip, clip_vision):
     before = {k: v.clone() for k, v in model.model.state_dict().items()}
     options = dict(model.model_options["transformer_options"])
-    with training_backbone(model, clip, clip_vision, settings(), 64) as backbone:
-        trainer = trainer_of(backbone, settings(steps=2))
+    config = settings(steps=2, precision="bf16", gradient_checkpointing=True)
+    with training_backbone(model, clip, clip_vision, config, 64) as backbone:
+        trainer = trainer_of(backbone, config)
         inside = [c.cell_contents for c in backbone.denoise.__closure__]
         (unet,) = {id(c): c for c in inside if isinstance(c, torch.nn.Module)}.values()
         frozen = {k: v.clone() for k, v in unet.state_dict().items()}
@@ -138,7 +139,8 @@ def test_only_the_adapter_learns(model, clip, clip_vision):
         assert all(torch.equal(v, frozen[k]) for k, v in unet.state_dict().items())
         assert all(not torch.equal(v, start[k]) for k, v in trainer.adapter.state_dict().items())
     after = model.model.state_dict()
-    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    assert all(v.dtype == after[k].dtype and torch.equal(v, after[k]) for k, v in before.items())
+    assert all("forward" not in vars(module) for module in model.model.modules())
     assert all(p.grad is None for p in model.model.parameters())
     assert model.model_options["transformer_options"] == options
 
@@ -225,24 +227,44 @@ def test_precisions_train(sd15, clip, clip_vision, precision):
     assert all(p.dtype == torch.float32 for p in trainer.adapter.parameters())
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(tmp_path):
-    world = World()
-    trainer = trainer_of(
-        one_layer_backbone(), settings(checkpoint_every=2, log_every=50), world, folder=tmp_path
-    )
-    kept = {}
+@pytest.mark.parametrize("in_loss", [True, False], ids=["loss", "gradient"])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(tmp_path, in_loss):
+    backbone, calls, kept = one_layer_backbone(), [], {}
 
-    def spoil() -> bool:
-        if trainer.progress.step == 5:
-            kept.update({p.name: p.read_bytes() for p in tmp_path.iterdir()})
-            world.tensors["latents"].fill_(float("nan"))
-        return False
+    def denoise(*args):
+        calls.append(1)
+        out = backbone.denoise(*args)
+        if len(calls) != 6:
+            return out
+        kept.update({p.name: p.read_bytes() for p in tmp_path.iterdir()})
+        if not in_loss:
+            out.register_hook(lambda gradient: gradient * float("inf"))
+        return out * float("nan") if in_loss else out
 
+    config = settings(checkpoint_every=2, log_every=50, steps=6)
+    spoilt = dataclasses.replace(backbone, denoise=denoise)
+    trainer = trainer_of(spoilt, config, folder=tmp_path)
     with pytest.raises(NotFiniteError, match="learning_rate"):
-        trainer.train(should_stop=spoil)
+        trainer.train()
     assert not trainer.intact
-    assert "state-00000004.safetensors" in kept
+    assert max(kept) == "state-00000004.safetensors"
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == kept
+
+
+def test_an_update_that_was_cut_short_is_not_kept(tmp_path):
+    trainer = trainer_of(one_layer_backbone(), settings(checkpoint_every=2), folder=tmp_path)
+    original = trainer.optimizer.step
+
+    def step(*args, **kwargs):
+        original(*args, **kwargs)
+        if trainer.progress.step == 3:
+            raise KeyboardInterrupt
+
+    trainer.optimizer.step = step
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not trainer.intact
+    assert [p.name for p in tmp_path.iterdir()] == ["state-00000002.safetensors"]
 
 
 def test_out_of_memory_says_what_to_change(tmp_path):

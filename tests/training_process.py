@@ -19,6 +19,7 @@ def main(folder: str, changes: str, kill: str) -> int:
     """Train; `kill` is "step 5" or "replace 2": there the process kills itself."""
     torch.set_num_threads(1)
     processes = cli.start_processes()
+    print(f"process {processes.rank} of {processes.count}\n", end="", flush=True)
     config = settings(**json.loads(changes))
     run = Run(Path(folder), config, one_layer_backbone(), World(), None, WIDTHS, {}, processes)
     what, _, when = kill.partition(" ")

@@ -20,6 +20,7 @@ from .backbone import Backbone
 from .batch import Batch, FeatureSource, collate, with_null_images
 from .config import TrainingConfig
 from .objective import Noise, add_noise, draw_noise, min_snr_weight, prediction_target, row_losses
+from .optimizer import build_optimizer, learning_rate_share
 from .processes import OneProcess
 from .sampling import DropOneSampler
 from .state import OtherRunError, Progress, checkpoints, load_state, save_state
@@ -97,7 +98,7 @@ class Trainer:
         self.sampler = DropOneSampler(source.index, config)
         self.module = self.processes.wrap(KeysAndValues(self.adapter))
         self.parameters = [p for p in adapter.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(adapter, config)
+        self.optimizer = build_optimizer(adapter, config)
         on_gpu = backbone.device.type != "cpu"
         self.scaler = torch.amp.GradScaler(
             backbone.device.type, enabled=config.precision == "fp16" and on_gpu
@@ -235,7 +236,7 @@ class Trainer:
 
     def _update(self) -> Tensor:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * _lr_share(self.config, self.progress.step)
+            group["lr"] = group["base_lr"] * learning_rate_share(self.config, self.progress.step)
         self.scaler.unscale_(self.optimizer)
         limit = self.config.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -257,7 +258,7 @@ class Trainer:
         torch._foreach_lerp_(averages, list(self.adapter.state_dict().values()), 1 - decay)
 
     def _learning_rate(self, step: int) -> float:
-        return self.config.learning_rate * _lr_share(self.config, step)
+        return self.config.learning_rate * learning_rate_share(self.config, step)
 
     def loss(self, batch: Batch, noise: Noise) -> Tensor:
         """Mean loss of a batch that is on the device."""
@@ -374,35 +375,3 @@ def _identifying(config: TrainingConfig) -> dict[str, Any]:
     free += ("prefetch", "compile", "gradient_checkpointing")
     free += ("validation_identities", "validation_references")
     return {k: v for k, v in config.to_dict().items() if k not in free}
-
-
-def _lr_share(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then cosine down to `final_learning_rate`, or constant."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return 1.0
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return config.final_learning_rate + (1 - config.final_learning_rate) * cosine
-
-
-def _optimizer(adapter: MultiIPAdapter, config: TrainingConfig) -> torch.optim.Optimizer:
-    projection = list(adapter.image_proj.parameters())
-    others = [*adapter.ip_adapter.parameters(), *adapter.aggregator.parameters()]
-    rates = (config.projection_learning_rate or config.learning_rate, config.learning_rate)
-    groups = [
-        {"params": params, "lr": rate, "base_lr": rate}
-        for params, rate in zip((projection, others), rates, strict=True)
-    ]
-    if config.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise RuntimeError(
-                "optimizer = adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw."
-            ) from error
-        return AdamW8bit(groups, weight_decay=config.weight_decay)
-    # The fused form needs no word from the GPU about whether the scaler found a gradient infinite.
-    fused = projection[0].device.type == "cuda"
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
