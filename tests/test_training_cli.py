@@ -85,13 +85,15 @@ def test_stop_resume_and_refuse(config):
     assert code == 1 and "run holds a run already" in err and "Traceback" not in err
 
 
-def test_two_processes_train_the_same_run(config):
+def test_two_processes_train_the_same_run(config, monkeypatch):
     """The global batch is the same, so the losses are."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # with --cpu it would start one process only
     one, two = config.parent / "one", config.parent / "two"
     same = ["validate_every=2", "previews=1", "steps=3"]
     code, _, err = finish(start("--config", config, *same, f"output={one}"))
     assert code == 0, err
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    launch += ["--multi_gpu", "--num_processes=2", "--main_process_port=0"]
     launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "-m"]
     command = [*launch, "multi_ipadapter.training"]
     code, out, err = finish(start("--config", config, *same, f"output={two}", command=command))
