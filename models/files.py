@@ -6,7 +6,8 @@ import os
 import pickle
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -92,14 +93,30 @@ def _read_pickle(path: Path) -> dict:
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file atomically: the old file, or the complete new one, never a part."""
+    """Write a safetensors file atomically: the old file, or the complete new one, never a part.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(path) as temporary:
+        try:
+            save_file(_independent(tensors), temporary, dict(metadata))
+        except SafetensorError as error:  # what the library makes of an OSError
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), str(error)) from error
+            raise
+
+
+@contextmanager
+def atomically(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which replaces `path` at the end, or is removed on an error."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
             mode = os.fstat(file.fileno()).st_mode  # as the umask wants it; save_file makes 0600
-        save_file(_independent(tensors), temporary, dict(metadata))
+        yield temporary
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

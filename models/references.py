@@ -35,6 +35,11 @@ class ReferenceEmbeds:
         """N."""
         return self.weights.shape[0]
 
+    def first(self, count: int) -> ReferenceEmbeds:
+        """The first `count` references."""
+        features = {name: x[:count] for name, x in self.features.items()}
+        return ReferenceEmbeds(features, self.null, self.weights[:count])
+
 
 def parse_weights(text: str, count: int) -> Tensor:
     """Weights written as "1, 0.5, 2" -> [count] float32; nothing written: all 1.

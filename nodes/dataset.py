@@ -13,6 +13,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..training.dataset import KINDS, open_dataset
 from ..training.records import require_pairs
 from ..training.report import inspect_dataset, picture_bytes
+from .progress_text import show_text
 from .sockets import CATEGORY, ReferenceDatasetSocket
 
 DATASETS = "datasets"
@@ -32,15 +33,25 @@ def find_dataset(name: str) -> Path:
     """
     roots = dataset_roots()
     allowed = [root.resolve() for root in roots]
+    why = "is not there"
     for root in allowed:
         path = (root / name).resolve()
         if path.exists() and any(path != x and path.is_relative_to(x) for x in allowed):
             return path
+        inside = Path(os.path.abspath(root / name))  # as it is written, links not followed
+        if Path(name).is_absolute():
+            why = "is a full path"
+        elif path in allowed:
+            why = "names the whole folder"
+        elif not inside.is_relative_to(root):
+            why = "leads out of the folder"
+        elif inside.exists():
+            why = "leads elsewhere through a link"
     places = " or ".join(root.name for root in roots)
     raise ValueError(
-        f"Got the dataset {name!r}; expected the name of a folder or file below {places}. Put the "
-        "pictures there, one folder for each identity, or register a folder under 'datasets' in "
-        "extra_model_paths.yaml."
+        f"Got the dataset {name!r}, which {why}; expected the name of a folder or file below "
+        f"{places}. Put the pictures there, one folder for each identity, or register their folder "
+        "under 'datasets' in extra_model_paths.yaml."
     )
 
 
@@ -98,6 +109,7 @@ class ReferenceDataset(io.ComfyNode):
                 io.String.Output(display_name="report"),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -117,10 +129,12 @@ class ReferenceDataset(io.ComfyNode):
         report, index = inspect_dataset(
             index,
             picture_bytes=picture_bytes(),
+            cache_of="SD1.5 at 512 pixels, CLIP-ViT-H hidden states",
             deep=inspect,
             on_progress=progress.update_absolute,
             should_stop=comfy.model_management.processing_interrupted,
         )
         comfy.model_management.throw_exception_if_processing_interrupted()
         require_pairs(index)
+        show_text(cls, str(report))
         return io.NodeOutput(index, str(report), ui=ui.PreviewText(str(report)))

@@ -16,6 +16,7 @@ import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import nn
 
 from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig
@@ -134,7 +135,8 @@ def build_clip(config: DemoConfig, seed: int) -> comfy.sd.CLIP:
 def build_vae(config: DemoConfig, seed: int) -> comfy.sd.VAE:
     """An SD1.x autoencoder with random weights."""
     params = {"ddconfig": config.vae, "embed_dim": config.vae["z_channels"]}
-    vae = comfy.sd.VAE(sd={}, config={"params": params})
+    # With weights, since ComfyUI lists in the log what is missing.
+    vae = comfy.sd.VAE(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
     randomise(vae.first_stage_model, seed)
     return vae
 

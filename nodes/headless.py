@@ -13,6 +13,8 @@ import torch
 from ..training.dataset import open_dataset
 from ..training.job import DEMO, Job
 from ..training.processes import OneProcess
+from ..training.records import PictureIndex, require_pairs
+from ..training.report import inspect_dataset, picture_bytes
 from ..training.run import Watcher
 from .demo import DemoModels
 from .training_run import Models, Outcome, train_adapter
@@ -60,16 +62,66 @@ def _load_checkpoint(path: str) -> tuple:
 def train_job(
     models: Models, job: Job, resume: bool, watcher: Watcher, processes: OneProcess
 ) -> Outcome | None:
-    """Index the dataset and train; see `training_run.train_adapter`."""
+    """Index the dataset, print a report on it, and train; see `training_run.train_adapter`."""
+    if job.run.start_from and not Path(job.run.start_from).is_file():
+        raise ValueError(f"There is no file {job.run.start_from}; check the setting start_from.")
     index = open_dataset(Path(job.data.dataset), job.data.kind, job.data.split, job.run.seed)
+    output = _output_folder(job)
+    report, index = inspect_dataset(
+        index,
+        batch_size=job.run.batch_size,
+        picture_bytes=_picture_bytes(job, index),
+        cache_of=_cache_of(job),
+    )
+    if processes.rank == 0:
+        print(report, flush=True)
     with torch.inference_mode():
         return train_adapter(
             models,
-            index,
+            require_pairs(index),
             job.data,
             job.run,
-            Path(job.files["output"]),
+            output,
             watcher,
             resume,
             processes=processes,
+            files=job.files,
         )
+
+
+def _output_folder(job: Job) -> Path:
+    """Made here, so that a bad one is told before anything is encoded.
+
+    Raises:
+        ValueError: it cannot be made, or lies among the pictures or the encoded pictures.
+    """
+    output = Path(job.files["output"])
+    for name, path in (("dataset", job.data.dataset), ("cache_folder", job.data.cache_folder)):
+        if path and output.resolve().is_relative_to(Path(path).resolve()):
+            raise ValueError(
+                f"Got the output folder {output}, which is or lies in {name} ({path}); expected "
+                "another place. Change the setting output."
+            )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"The output folder {output} cannot be made ({error.strerror}). Change the setting "
+            "output."
+        ) from error
+    return output
+
+
+def _cache_of(job: Job) -> str:
+    kind = "pooled features" if job.run.projection == "linear" else "hidden states"
+    return f"SD1.5 at {job.data.size} pixels, CLIP-ViT-H {kind}" if job.data.cache else ""
+
+
+def _picture_bytes(job: Job, index: PictureIndex) -> int:
+    """Of one picture in the cache, for SD1.x and CLIP-ViT-H."""
+    if not job.data.cache:
+        return 0
+    side = job.data.size // 8
+    # As `_cache_of` says.
+    features = (1024,) if job.run.projection == "linear" else (257, 1280)
+    return picture_bytes((4, side, side), [features], job.data.int8, index.store.has_masks)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -12,15 +14,19 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..models.aggregation import AGGREGATIONS
 from ..models.checkpoint import save_adapter
-from ..training.job import parse_settings, read_job
+from ..training.job import FILES, parse_settings, read_job
 from ..training.metrics import curves
 from ..training.run import Watcher
 from .key_values import LoadedAdapter
 from .load import FOLDER
 from .names import free_path, plain_name
+from .progress_text import show_text
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
 from .training_progress import TrainingBar, draw_chart, to_image
 from .training_run import Models, train_adapter
+
+# Settings of the command line for which a graph has nodes and wires, and folders of its own.
+_ELSEWHERE = (*FILES, "dataset", "kind", "split", "cache_folder")
 
 # How often a run of this name was stopped early: ComfyUI must not serve its part of a result when
 # the same graph is run again to finish it.
@@ -141,6 +147,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
                 io.Image.Output(display_name="preview"),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -169,38 +176,40 @@ class TrainMultiIPAdapter(io.ComfyNode):
         start_from: str = "none",
         settings: str = "",
     ) -> io.NodeOutput:
-        folder = Path(folder_paths.get_output_directory()) / "training" / plain_name(name)
+        output = Path(folder_paths.get_output_directory())
         file = (
             "" if start_from == "none" else folder_paths.get_full_path_or_raise(FOLDER, start_from)
         )
-        job = read_job(
-            {
-                "steps": steps,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "size": size,
-                "max_references": max_references,
-                "aggregation": aggregation,
-                "precision": precision,
-                "seed": seed,
-                "start_from": file,
-            }
-            | _checked(parse_settings(settings))
-        )
-        bar = TrainingBar(job.run.steps)
+        inputs = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "size": size,
+            "max_references": max_references,
+            "aggregation": aggregation,
+            "precision": precision,
+            "seed": seed,
+            "start_from": file,
+        }
+        taken = (*inputs, *_ELSEWHERE)
+        job = read_job(inputs | _checked(parse_settings(settings), taken), taken)
+        bar = TrainingBar(job.run.steps, partial(show_text, cls))
         outcome = train_adapter(
             Models(model, clip, vae, clip_vision),
             dataset,
             job.data,
             job.run,
-            folder,
+            output / "training" / plain_name(name),
             Watcher(
+                on_start=bar.start,
                 on_step=bar.step,
+                on_validation=bar.validation,
                 should_stop=_interrupted,
                 stops=(comfy.model_management.InterruptProcessingException,),
             ),
             on_cache=bar.cache,
             on_preview=bar.preview,
+            caches=output / "training_cache",
         )
         if outcome is None or not outcome.result.finished:
             _stopped[name] += 1
@@ -208,6 +217,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
         if outcome is None or not outcome.result.step:
             raise comfy.model_management.InterruptProcessingException()
         chart = draw_chart(outcome.result)
+        bar.result(chart)
         return io.NodeOutput(
             LoadedAdapter(outcome.result.adapter, name),
             {"loss": [loss for _, loss in curves(outcome.result.metrics)["loss"]]},
@@ -254,22 +264,11 @@ def _interrupted() -> bool:
     return comfy.model_management.processing_interrupted()
 
 
-def _checked(values: dict) -> dict:
-    """Settings from a prompt must not name files: those come by the node's own inputs."""
-    forbidden = {
-        "start_from",
-        "dataset",
-        "kind",
-        "split",
-        "cache_folder",
-        "checkpoint",
-        "clip_vision",
-        "vae",
-        "output",
-    }
-    if named := sorted(forbidden & set(values)):
+def _checked(values: dict, taken: Sequence[str]) -> dict:
+    """Settings from a prompt must not name files, nor say again what an input says."""
+    if named := sorted(set(taken) & set(values)):
         raise ValueError(
-            f"Got {', '.join(named)} in settings; files and folders are chosen by the node's "
-            "inputs."
+            f"Got {', '.join(named)} in settings; this is set by the nodes' inputs. Remove the "
+            "line there."
         )
     return values

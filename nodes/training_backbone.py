@@ -6,14 +6,14 @@ import copy
 import hashlib
 import inspect
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -24,9 +24,10 @@ from ..models.aggregation import Aggregated
 from ..models.attention import add_image_attention
 from ..models.projection import HIDDEN, POOLED
 from ..training.backbone import Backbone
-from ..training.batch import LATENTS
+from ..training.batch import LATENTS, pinned
 from ..training.config import TrainingConfig
 from .patch import core_attention
+from .training_checks import check_model
 from .unet import Site, cross_attention_sites
 from .vision import encode, encode_null
 
@@ -35,11 +36,8 @@ FEATURES = (POOLED, HIDDEN)
 # Without a cache, pictures are encoded in a thread beside the loop; ComfyUI's loading of models is
 # not made for two at once.
 LOADING = threading.RLock()
+_CAPTION_BYTES = 256 << 20  # about 1,100 captions of SD1.x, 400 of SDXL
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PREDICTIONS = {
-    comfy.model_base.ModelType.EPS: "epsilon",
-    comfy.model_base.ModelType.V_PREDICTION: "v_prediction",
-}
 
 
 class TrainingAttention:
@@ -86,7 +84,9 @@ def training_backbone(
     """
     prediction = check_model(model)
     device = comfy.model_management.get_torch_device()
+    null_features = normal({k: v.to(device) for k, v in _null(clip_vision).items()})
     unet = private_unet(model, device, _DTYPES[config.precision])
+    unload_models()
     sites = cross_attention_sites(unet)
     if config.gradient_checkpointing:
         checkpoint_transformers(unet)
@@ -125,7 +125,7 @@ def training_backbone(
             attention_ratio=attention_ratio,
             alphas_cumprod=(1 / (1 + sigmas.detach().clone().double() ** 2)).float().to(device),
             prediction=prediction,
-            null_features=normal({k: v.to(device) for k, v in _null(clip_vision).items()}),
+            null_features=null_features,
             device=device,
         )
     finally:
@@ -134,24 +134,11 @@ def training_backbone(
         comfy.model_management.soft_empty_cache()
 
 
-def check_model(model: comfy.model_patcher.ModelPatcher) -> str:
-    """What the model predicts.
-
-    Raises:
-        ValueError: no UNet with text cross-attention, or another kind of prediction.
-    """
-    unet = model.get_model_object("diffusion_model")
-    if not isinstance(unet, UNetModel) or not cross_attention_sites(unet):
-        raise ValueError(
-            f"Got a {type(model.model).__name__} model; adapters are trained for UNets of SD1.x, "
-            "SD2.x and SDXL. Load such a checkpoint."
-        )
-    prediction = _PREDICTIONS.get(model.model.model_type)
-    if prediction is None:
-        raise ValueError(
-            f"Got a model of type {model.model.model_type.name}; expected epsilon or v prediction."
-        )
-    return prediction
+def unload_models() -> None:
+    """Leave the device to the private UNet; ComfyUI loads a model again where it is used."""
+    with LOADING:
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
 
 
 def private_unet(
@@ -161,14 +148,34 @@ def private_unet(
 
     Tensors that nodes make are inference tensors, which cannot take part in a backward pass.
     """
-    plain = model
-    if "disable_dynamic" in inspect.signature(model.clone).parameters:
-        plain = model.clone(disable_dynamic=True)
-    comfy.model_management.load_models_gpu([plain], force_full_load=True)
-    unet = copy.deepcopy(plain.get_model_object("diffusion_model"))
+    unet = _loaded_copy(model) if _has_source(model) else _rebuilt(model, device)
     unet.to(device=device, dtype=dtype).requires_grad_(False)
     unet.dtype = dtype
     return unet.train(False)
+
+
+def _has_source(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """False for a model built by hand whose weights live in memory that ComfyUI may take back."""
+    dynamic = getattr(model, "is_dynamic", bool)()
+    return not dynamic or getattr(model, "cached_patcher_init", None) is not None
+
+
+def _loaded_copy(model: comfy.model_patcher.ModelPatcher) -> UNetModel:
+    if "disable_dynamic" in inspect.signature(model.clone).parameters:
+        model = model.clone(disable_dynamic=True)
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+    return copy.deepcopy(model.get_model_object("diffusion_model"))
+
+
+def _rebuilt(model: comfy.model_patcher.ModelPatcher, device: torch.device) -> UNetModel:
+    """From the model's config and its weights, one by one."""
+    unload_models()
+    config = model.model.model_config.unet_config
+    unet = UNetModel(**config, device="cpu", operations=comfy.ops.disable_weight_init)
+    names = [f"diffusion_model.{name}" for name in unet.state_dict()]
+    weights = (model.patch_weight_to_device(name, device, return_weight=True) for name in names)
+    unet.load_state_dict(dict(zip(unet.state_dict(), weights, strict=True)))
+    return unet
 
 
 def checkpoint_transformers(unet: nn.Module) -> None:
@@ -206,31 +213,38 @@ def text_weights(unet: UNetModel, sites: list[Site]) -> list[tuple[Tensor, Tenso
 
 
 def text_encoder(model: Any, clip: Any, device: torch.device, size: int) -> Callable:
-    """Captions -> {"context", "y"}; the latest captions are remembered."""
+    """Captions -> {"context", "y"}; the latest captions are remembered.
 
-    @lru_cache(maxsize=4096)
-    def encode_one(caption: str) -> tuple[Tensor, Tensor | None]:
-        with LOADING, torch.inference_mode():
+    It is called by the thread that prepares batches, and by validation.
+    """
+    known: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    def encode_one(caption: str) -> dict[str, Tensor]:
+        with torch.inference_mode():
             context, pooled = clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True)
-            y = (
-                model.model.encode_adm(
+            text = {"context": context[:, :77]}  # rows of a batch must be of one length
+            if model.model.adm_channels:
+                text["y"] = model.model.encode_adm(
                     pooled_output=pooled,
+                    device=device,
                     **{"width": size, "height": size, "target_width": size, "target_height": size},
                 )
-                if model.model.adm_channels
-                else None
-            )
-        # The first 77 tokens: rows of a batch must be of one length.
-        return context[:, :77].clone(), None if y is None else y.clone()
+        return normal(text)
+
+    def encode_known(caption: str) -> dict[str, Tensor]:
+        text = known.pop(caption, None) or encode_one(caption)
+        known[caption] = text
+        if len(known) * sum(x.nbytes for x in text.values()) > _CAPTION_BYTES:
+            known.popitem(last=False)
+        return text
 
     def encode_all(captions: Sequence[str]) -> dict[str, Tensor]:
-        encoded = [encode_one(caption) for caption in captions]
-        text = {"context": torch.cat([context for context, _ in encoded])}
-        if encoded[0][1] is not None:
-            text["y"] = torch.cat([y for _, y in encoded])
-        if device.type == "cuda" and text["context"].device.type == "cpu":
-            text = {k: v.pin_memory() for k, v in text.items()}  # else copying waits for the GPU
-        return {k: v.to(device, non_blocking=True) for k, v in text.items()}
+        with LOADING:
+            encoded = [encode_known(caption) for caption in captions]
+        text = {name: torch.cat([each[name] for each in encoded]) for name in encoded[0]}
+        if device.type == "cuda":
+            text = {name: pinned(x) for name, x in text.items()}  # else copying waits for the GPU
+        return {name: x.to(device, non_blocking=True) for name, x in text.items()}
 
     return encode_all
 
@@ -260,13 +274,18 @@ def feature_widths(clip_vision: Any) -> dict[str, int]:
 
 
 def fingerprint(*models: nn.Module) -> str:
-    """Of encoders: names, shapes and the first values of all their tensors."""
+    """Of models: names, shapes and the first values of all their tensors."""
     digest = hashlib.sha256()
     for module in models:
         for name, tensor in module.state_dict().items():
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.flatten()[:16].float().cpu().numpy().tobytes())
+            digest.update(name.encode() + fingerprint_tensor(tensor))
     return digest.hexdigest()[:16]
+
+
+def fingerprint_tensor(tensor: Tensor) -> bytes:
+    """Its shape and first values, rounded: ComfyUI holds a file's weights in various precisions."""
+    values = tensor.flatten()[:16].to("cpu", torch.float32).bfloat16()
+    return f"{tuple(tensor.shape)}".encode() + values.view(torch.int16).numpy().tobytes()
 
 
 def normal(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from ..models.adapter import MultiIPAdapter
 from ..models.references import ReferenceEmbeds
 from .apply import ApplyMultiIPAdapter
+from .drawing import Drawing, draw, encode_prompt
 from .key_values import LoadedAdapter
 from .training_backbone import LOADING
 
@@ -56,37 +56,17 @@ class Preview:
         for count in COUNTS:
             if count > case.embeds.num_references:
                 break
-            some = ReferenceEmbeds(
-                {name: x[:count] for name, x in case.embeds.features.items()},
-                case.embeds.null,
-                case.embeds.weights[:count],
-            )
+            some = case.embeds.first(count)
             model = ApplyMultiIPAdapter.execute(self.model, adapter, some).args[0]
             row.append((f"N = {count}", self._draw(model, case)))
         return row
 
     def _draw(self, model: Any, case: PreviewCase) -> Tensor:
         """[H, W, 3] in 0..1."""
-        positive = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(case.caption))
-        negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
+        positive, negative = encode_prompt(self.clip, case.caption), encode_prompt(self.clip, "")
         height, width = case.target.shape[:2]
-        scale = self.vae.downscale_ratio
-        latent = torch.zeros(1, self.vae.latent_channels, height // scale, width // scale)
-        noise = comfy.sample.prepare_noise(latent, self.seed)
-        samples = comfy.sample.sample(
-            model,
-            noise,
-            STEPS,
-            CFG,
-            "euler",
-            "normal",
-            positive,
-            negative,
-            latent,
-            seed=self.seed,
-            disable_pbar=True,
-        )
-        return self.vae.decode(samples)[0]
+        how = Drawing(width, height, STEPS, CFG)
+        return draw(model, self.vae, positive, negative, how, self.seed)
 
 
 def contact_sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], side: int = 192) -> Image.Image:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +14,31 @@ from typing import Any
 import comfy.model_management
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ..models.projection import HIDDEN, POOLED
+from ..models.adapter import MultiIPAdapterConfig
+from ..models.files import atomically
 from ..models.references import ReferenceEmbeds
-from ..training.batch import FeatureSource
+from ..training.batch import FeatureSource, UnreadableError
 from ..training.cache import FeatureCache, build_cache
 from ..training.config import TrainingConfig
-from ..training.images import load_picture
-from ..training.initial import initial_adapter
+from ..training.images import BadPictureError, decode, load_picture
+from ..training.initial import plan_adapter
 from ..training.job import DataConfig
 from ..training.online import OnlineSource
 from ..training.processes import OneProcess
 from ..training.records import PictureIndex
 from ..training.run import Result, Run, Watcher
+from ..training.state import check_other_run, disk_errors
 from .training_backbone import (
-    check_model,
     feature_widths,
     fingerprint,
     picture_encoder,
     training_backbone,
+    unload_models,
 )
+from .training_checks import check_model, check_settings, tell_doubts, tell_skipped
+from .training_identity import run_identity
 from .training_preview import Preview, PreviewCase
 from .unet import cross_attention_sites
 
@@ -66,24 +74,43 @@ def train_adapter(
     on_cache: Callable[[int, int], None] | None = None,
     on_preview: Callable[[Image.Image], None] = lambda sheet: None,
     processes: OneProcess | None = None,
+    caches: Path | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Outcome | None:
     """Cache, train, validate and draw previews; None when stopped while caching.
 
     Args:
         index: the whole dataset; `data.held_out` of its identities are for validation only.
         folder: of the run.
+        caches: folder of the caches that runs share; None: `data.cache_folder`, or the run's own.
+        files: paths of the models, for the run's config.json; None where they come by wires.
+
+    Raises:
+        ValueError: something cannot be trained; told before anything is encoded.
     """
-    check_model(models.model)
+    processes = processes or OneProcess()
+    prediction = check_model(models.model)
+    check_settings(config, folder, resume, processes)
     widths = feature_widths(models.clip_vision)
-    names = features_to_read(models.model, config, widths)
-    encode = picture_encoder(models.model, models.vae, models.clip_vision, data.fit)
+    plan = plan_adapter(config, *_layers(models.model), widths)
     encoders = fingerprint(models.vae.first_stage_model, models.clip_vision.model)
-    source = _source(index, data, encode, encoders, folder, names, on_cache, watcher)
+    held_share = data.held_out if config.validate_every else 0.0
+    identity = {"encoders": encoders} | run_identity(
+        models.model, models.clip, index, data, held_share, prediction
+    )
+    check_other_run(folder, identity | {"config": config.to_dict()})
+    tell = processes.rank == 0
+    if tell:
+        tell_skipped(index.skipped)
+        tell_doubts(models.clip, index, data, config, plan)
+
+    source = _source(models, index, data, plan, encoders, folder, caches, on_cache, watcher)
     if source is None:
         return None
-    training, held_out = _split(source, data.held_out, config.seed)
-    identity = {"data": index.digest(), "held_out": data.held_out, "encoders": encoders}
-    identity |= {"size": data.size, "fit": data.fit}
+    told = len(source.skipped)
+    if tell:
+        tell_skipped(source.skipped)
+    training, held_out = _split(source, held_share, config.seed)
     sheets: list[Image.Image] = []
     with (
         torch.inference_mode(False),
@@ -91,41 +118,48 @@ def train_adapter(
             models.model, models.clip, models.clip_vision, config, data.size
         ) as bound,
     ):
-        run = Run(folder, config, bound, training, held_out, widths, identity, processes)
+        job = _job(index, data, files)
+        run = Run(folder, config, bound, training, held_out, widths, identity, processes, job)
         preview = _preview(models, held_out, run, data, config) if run.validator else None
 
         def on_validation(report, adapter) -> None:
             watcher.on_validation(report, adapter)
             if preview is not None:
                 sheet = preview.sheet(run.result_adapter())
-                sheet.save(folder / f"preview-{report.step:08}.png")
+                unload_models()
+                _keep_sheet(sheet, folder / f"preview-{report.step:08}.png")
                 sheets[:] = [sheet]
                 on_preview(sheet)
 
-        result = run.go(
-            Watcher(watcher.on_step, on_validation, watcher.should_stop, watcher.stops), resume
-        )
+        try:
+            result = run.go(dataclasses.replace(watcher, on_validation=on_validation), resume)
+        finally:
+            if tell:
+                tell_skipped(source.skipped[told:])  # found while training without a cache
     return Outcome(result, sheets[0] if sheets else _last_sheet(folder))
 
 
-def features_to_read(model: Any, config: TrainingConfig, widths: Mapping[str, int]) -> list[str]:
-    """Names of the image features that the adapter will read; looked at before anything is encoded.
+def _job(index: PictureIndex, data: DataConfig, files: Mapping[str, str] | None) -> dict[str, Any]:
+    """For config.json; a dataset that comes by a wire has its kind and split from elsewhere."""
+    settings = dict(files or {}) | dataclasses.asdict(data)
+    if not data.dataset:
+        settings = {k: v for k, v in settings.items() if k not in ("kind", "split")}
+        settings["dataset"] = str(index.root)
+    return settings
 
-    Raises:
-        ValueError: the file to start from was made for another model or encoder.
-    """
-    if not config.start_from:
-        return [POOLED if config.projection == "linear" else HIDDEN]
+
+def _layers(model: Any) -> tuple[list[int], int]:
+    """Widths of the model's cross-attention layers, and of its text."""
     sites = cross_attention_sites(model.get_model_object("diffusion_model"))
-    shapes = [torch.empty(s.inner_dim, s.context_dim, device="meta") for s in sites]
-    adapter = initial_adapter(config, [(shape, shape) for shape in shapes], dict(widths))
-    return list(adapter.config.projection.inputs)
+    return [site.inner_dim for site in sites], sites[0].context_dim
 
 
 def _split(
     source: FeatureSource, held_out: float, seed: int
 ) -> tuple[FeatureSource, FeatureSource | None]:
     """For training, and for validation, which compares identities and so needs two of them."""
+    if not held_out:
+        return source, None
     usable = int((source.index.counts() >= 2).sum())
     count = max(2, round(held_out * usable))
     if usable - count < 2:
@@ -139,28 +173,38 @@ def _split(
     return source.of(training), source.of(validation)
 
 
+def _keep_sheet(sheet: Image.Image, path: Path) -> None:
+    with disk_errors(path), atomically(path) as temporary:
+        sheet.save(temporary, "PNG")
+
+
 def _last_sheet(folder: Path) -> Image.Image | None:
-    """The newest preview of a run that was resumed."""
-    paths = sorted(folder.glob("preview-*.png"))
-    if not paths:
-        return None
-    with Image.open(paths[-1]) as sheet:
-        return sheet.convert("RGB")
+    """The newest whole preview of a run that was resumed."""
+    for path in sorted(folder.glob("preview-*.png"), reverse=True):
+        with suppress(OSError, BadPictureError), path.open("rb") as file:
+            return decode(file, path.name)[0]
+    return None
 
 
 def _source(
+    models: Models,
     index: PictureIndex,
     data: DataConfig,
-    encode,
+    plan: MultiIPAdapterConfig,
     encoders: str,
     folder: Path,
-    names: Sequence[str],
+    caches: Path | None,
     on_cache,
     watcher: Watcher,
 ) -> FeatureCache | OnlineSource | None:
+    encode = picture_encoder(models.model, models.vae, models.clip_vision, data.fit)
     if not data.cache:
         return OnlineSource(index, encode, data.size, data.fit)
+    names = plan.projection.inputs
     where = Path(data.cache_folder or folder / "cache")
+    if caches is not None:
+        made_from = [index.digest(times=True), encoders, data.size, data.fit, data.int8, *names]
+        where = caches / hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
     complete = build_cache(
         index,
         where,
@@ -177,26 +221,32 @@ def _source(
 
 
 def _preview(models: Models, held_out: FeatureSource, run: Run, data, config) -> Preview | None:
-    if not data.previews:
-        return None
+    """Of the first validation cases whose pictures can be read; None: of none."""
     names = run.trainer.adapter.config.projection.inputs
     null = run.trainer.backbone.null_features
     home = comfy.model_management.intermediate_device()
-    cases = []
-    for case in run.validator.cases[: data.previews]:
-        pictures = [
-            load_picture(held_out.index, number, data.size, data.fit)[0].float() / 255
-            for number in (case.target, *case.references)
-        ]
-        features = held_out.fetch(case.references, names)
-        embeds = ReferenceEmbeds(
-            {name: x.float().to(home) for name, x in features.items()},
+
+    def load(number: int) -> Tensor:
+        return load_picture(held_out.index, number, data.size, data.fit)[0].float() / 255
+
+    def embeds(references: Sequence[int]) -> ReferenceEmbeds:
+        return ReferenceEmbeds(
+            {name: x.float().to(home) for name, x in held_out.fetch(references, names).items()},
             {name: null[name].to(home) for name in names},
-            torch.ones(len(case.references)),
+            torch.ones(len(references)),
         )
-        cases.append(
-            PreviewCase(
-                torch.stack(pictures[1:]), embeds, pictures[0], held_out.caption(case.target)
+
+    cases: list[PreviewCase] = []
+    for case in run.validator.cases:
+        if len(cases) == data.previews:
+            break
+        with suppress(BadPictureError, UnreadableError):
+            cases.append(
+                PreviewCase(
+                    torch.stack([load(number) for number in case.references]),
+                    embeds(case.references),
+                    load(case.target),
+                    held_out.caption(case.target),
+                )
             )
-        )
-    return Preview(models.model, models.clip, models.vae, cases, config.seed)
+    return Preview(models.model, models.clip, models.vae, cases, config.seed) if cases else None

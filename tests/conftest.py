@@ -1,7 +1,8 @@
-"""ComfyUI on the CPU for every test, and the small models that they share."""
+"""ComfyUI on the CPU for every test, and the small models and datasets that they share."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -19,21 +20,28 @@ from comfy.cli_args import args  # noqa: E402
 
 args.cpu = True  # before anything of ComfyUI looks for a device
 
+import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 from multi_ipadapter.demo.adapter import ADAPTER_FILE, write_adapter  # noqa: E402
 from multi_ipadapter.demo.server import ComfyServer  # noqa: E402
+from multi_ipadapter.nodes import MultiIPAdapterExtension  # noqa: E402
+from multi_ipadapter.nodes.dataset import ReferenceDataset  # noqa: E402
 from multi_ipadapter.nodes.demo_models import (  # noqa: E402
     DemoConfig,
     build_clip,
     build_clip_vision,
     build_unet,
+    build_vae,
 )
+from multi_ipadapter.nodes.load import FOLDER  # noqa: E402
+from multi_ipadapter.training.dataset import open_dataset  # noqa: E402
 
 # The models are so small that a second thread mostly waits; on a busy machine it waits for long.
 torch.set_num_threads(1)
 
 from .builders import SDXL_LAYOUT, Sdxl, condition  # noqa: E402
+from .people import write_noise, write_people  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +79,47 @@ def clip_vision():
 def prompts(clip):
     """A positive and a negative conditioning."""
     return condition(clip, "a portrait of a person"), condition(clip, "blurry")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of identities; the third picture is damaged."""
+    return write_noise(tmp_path / "pictures")
+
+
+@pytest.fixture
+def index(pictures):
+    """What is in `pictures`."""
+    return open_dataset(pictures)
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """ComfyUI's folders below the test's own, with people to train on; the pack is registered."""
+    table = dict(folder_paths.folder_names_and_paths)
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for name in ("input", "output", "temp"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    (tmp_path / "models" / FOLDER).mkdir(parents=True)
+    table.pop(FOLDER, None)
+    asyncio.run(MultiIPAdapterExtension().on_load())
+    write_people(tmp_path / "input" / "people")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def models(sd15, clip, clip_vision):
+    """MODEL, CLIP, VAE and CLIP_VISION."""
+    return sd15, clip, build_vae(DemoConfig(), seed=2), clip_vision
+
+
+@pytest.fixture
+def dataset(base):
+    """The people, by the node."""
+    return ReferenceDataset.execute("people").args[0]
 
 
 @pytest.fixture(scope="session")

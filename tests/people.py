@@ -1,13 +1,20 @@
-"""A folder of identities, each of a colour of its own, for the tests of training."""
+"""Small datasets on disk, a cheap encoder and a cache of what it gives, for the training tests."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional as F
+
+from multi_ipadapter.training.cache import build_cache
+from multi_ipadapter.training.images import load_picture
+from multi_ipadapter.training.records import PictureIndex
 
 # Enough to see a run from end to end in seconds.
 _SETTINGS = {
@@ -20,6 +27,10 @@ _SETTINGS = {
     "held_out": 0.3,
 }
 SMALL = {"batch_size": 2, "learning_rate": 1e-3, "size": 64, "precision": "fp32"}
+
+# Of `write_noise` and `build`.
+SIZE, COUNTS = 32, (3, 2, 4, 1, 5, 2)
+SHARD_BYTES = 10_000  # a few pictures: several shards
 
 
 def settings_with(**changes: Any) -> str:
@@ -41,3 +52,79 @@ def write_people(folder: Path, identities: int = 8, pictures: int = 4) -> Path:
             Image.fromarray(pixels).save(person / f"{j}.png")
             (person / f"{j}.txt").write_text(f"a portrait, view {j}")
     return folder
+
+
+def picture(seed: int, side: int = 80) -> Image.Image:
+    """Sixteen blurred spots of colour."""
+    values = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), np.uint8)
+    return Image.fromarray(values).resize((side, side))
+
+
+def jpeg(seed: int, side: int = 80) -> bytes:
+    """The same as a file."""
+    file = io.BytesIO()
+    picture(seed, side).save(file, "JPEG")
+    return file.getvalue()
+
+
+def contents(index: PictureIndex) -> dict[str, list[str]]:
+    """Names of the pictures by identity."""
+    return {
+        name: [index.name(n) for n in index.pictures_of(i)]
+        for i, name in enumerate(index.identities)
+    }
+
+
+def write_noise(root: Path) -> Path:
+    """Identities with `COUNTS` pictures of noise; the third picture is damaged."""
+    random = np.random.default_rng(0)
+    for i, count in enumerate(COUNTS):
+        (root / f"p{i}").mkdir(parents=True)
+        for j in range(count):
+            values = random.integers(0, 255, (40, 50, 3), np.uint8)
+            Image.fromarray(values).save(root / f"p{i}" / f"{j}.png")
+            (root / f"p{i}" / f"{j}.txt").write_text(f"caption {i} {j}")
+    (root / "p0" / "2.png").write_bytes((root / "p0" / "2.png").read_bytes()[:2000])
+    return root
+
+
+def encode(pictures, names=None):
+    """Stands for VAE and image encoder: cheap, and another result for every picture."""
+    x = pictures.float().movedim(-1, 1) / 255  # [b, 3, H, W]
+    latents = F.avg_pool2d(torch.cat([x, x.mean(1, keepdim=True)], 1), 8) * 4 - 2  # [b, 4, h, w]
+    pooled = F.adaptive_avg_pool2d(x, 4).flatten(1)  # [b, 48]
+    hidden = (pooled.unsqueeze(1) * torch.linspace(-3, 3, 17).view(1, -1, 1)).sin()  # [b, 17, 48]
+    return {"latents": latents, "image_embeds": pooled, "penultimate_hidden_states": hidden}
+
+
+def damage(folder: Path, *names: str) -> None:
+    """Leave these pictures their size, and nothing that can be read."""
+    for name in names:
+        (folder / name).write_bytes(b"x" * (folder / name).stat().st_size)
+
+
+def build(index, folder, encode=encode, fingerprint="abc", **options):
+    """A cache in several shards."""
+    options = {"shard_bytes": SHARD_BYTES, "batch_size": 2} | options
+    return build_cache(index, folder, encode, fingerprint, SIZE, **options)
+
+
+def shards(folder) -> dict[str, bytes]:
+    """Contents of a cache's files by name."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("shard-*.safetensors"))}
+
+
+def expected(index, number: int) -> dict[str, torch.Tensor]:
+    """What `encode` gives for a picture."""
+    pixels, _ = load_picture(index, number, SIZE, "crop")
+    return {name: values[0] for name, values in encode(pixels[None]).items()}
+
+
+def counted(seen: list[int]):
+    """`encode` that notes how many pictures it gets."""
+
+    def run(pictures):
+        seen.append(len(pictures))
+        return encode(pictures)
+
+    return run

@@ -1,77 +1,26 @@
-"""The feature cache gives what the encoders gave, survives kill -9, and knows when it is stale."""
+"""The feature cache gives what the encoders gave, and knows when it is stale or damaged."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import resource
+import shutil
 import signal
-import subprocess
-import sys
-import time
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.batch import LATENTS, MASK, collate
 from multi_ipadapter.training.cache import FeatureCache, build_cache
-from multi_ipadapter.training.claims import NAMELESS_SECONDS, STALE_SECONDS, take
 from multi_ipadapter.training.config import TrainingConfig
 from multi_ipadapter.training.dataset import open_dataset
-from multi_ipadapter.training.images import load_picture
 from multi_ipadapter.training.online import OnlineSource
 from multi_ipadapter.training.sampling import DropOneSampler
 
-SIZE, COUNTS = 32, (3, 2, 4, 1, 5, 2)
-SHARD_BYTES = 10_000  # a few pictures: several shards
-
-
-def encode(pictures, names=None):
-    """Stands for VAE and image encoder: cheap, and another result for every picture."""
-    x = pictures.float().movedim(-1, 1) / 255  # [b, 3, H, W]
-    latents = F.avg_pool2d(torch.cat([x, x.mean(1, keepdim=True)], 1), 8) * 4 - 2  # [b, 4, h, w]
-    pooled = F.adaptive_avg_pool2d(x, 4).flatten(1)  # [b, 48]
-    hidden = (pooled.unsqueeze(1) * torch.linspace(-3, 3, 17).view(1, -1, 1)).sin()  # [b, 17, 48]
-    return {"latents": latents, "image_embeds": pooled, "penultimate_hidden_states": hidden}
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Identities with `COUNTS` pictures; the third picture is damaged."""
-    root = tmp_path / "pictures"
-    random = np.random.default_rng(0)
-    for i, count in enumerate(COUNTS):
-        (root / f"p{i}").mkdir(parents=True)
-        for j in range(count):
-            values = random.integers(0, 255, (40, 50, 3), np.uint8)
-            Image.fromarray(values).save(root / f"p{i}" / f"{j}.png")
-            (root / f"p{i}" / f"{j}.txt").write_text(f"caption {i} {j}")
-    (root / "p0" / "2.png").write_bytes((root / "p0" / "2.png").read_bytes()[:2000])
-    return root
-
-
-@pytest.fixture
-def index(pictures):
-    return open_dataset(pictures)
-
-
-def build(index, folder, encode=encode, fingerprint="abc", **options):
-    options = {"shard_bytes": SHARD_BYTES, "batch_size": 2} | options
-    return build_cache(index, folder, encode, fingerprint, SIZE, **options)
-
-
-def shards(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("shard-*.safetensors"))}
-
-
-def expected(index, number: int) -> dict[str, torch.Tensor]:
-    pixels, _ = load_picture(index, number, SIZE, "crop")
-    return {name: values[0] for name, values in encode(pixels[None]).items()}
+from .people import COUNTS, SIZE, build, counted, encode, expected, picture, shards
 
 
 def test_what_was_encoded_comes_back(index, tmp_path):
@@ -100,6 +49,7 @@ def test_bad_pictures_are_left_out_by_name(index, tmp_path):
     build(index, tmp_path / "cache")
     cache = FeatureCache(tmp_path / "cache", index, "abc", SIZE, "crop")
     assert [s.path for s in cache.skipped] == ["p0/2.png"] and "cut off" in cache.skipped[0].reason
+    assert str(cache.skipped[0]).startswith("p0/2.png: damaged or cut off")
     names = [cache.index.name(n) for n in range(len(cache.index))]
     assert "p0/2.png" not in names and len(names) == sum(COUNTS) - 1
 
@@ -191,9 +141,9 @@ def test_masks_are_stored_where_the_dataset_has_them(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fingerprint": "xyz"}, "encoders: the cache has abc, this run xyz"),
-        ({"size": 64}, "picture size: the cache has 32, this run 64"),
-        ({"fit": "pad"}, "fit: the cache has crop, this run pad"),
+        ({"fingerprint": "xyz"}, "another VAE or image encoder"),
+        ({"size": 64}, "size: 32 there, 64 now"),
+        ({"fit": "pad"}, "fit: crop there, pad now"),
     ],
 )
 def test_another_cache_is_refused(index, tmp_path, change, message):
@@ -219,7 +169,7 @@ def test_a_changed_dataset_needs_another_cache(pictures, index, tmp_path, change
         path.rename(path.with_name("00.png"))
     else:
         Image.new("RGB", (40, 40)).save(path)
-    with pytest.raises(ValueError, match="pictures: the cache has"):
+    with pytest.raises(ValueError, match="pictures of the dataset have changed.*Delete"):
         FeatureCache(tmp_path / "cache", open_dataset(pictures), "abc", SIZE, "crop")
 
 
@@ -227,6 +177,41 @@ def test_the_same_dataset_elsewhere_keeps_its_cache(pictures, index, tmp_path):
     build(index, tmp_path / "cache")
     pictures.rename(tmp_path / "moved")
     FeatureCache(tmp_path / "cache", open_dataset(tmp_path / "moved"), "abc", SIZE, "crop")
+
+
+@pytest.mark.parametrize("changed", ["a/0.bmp", "mask.bmp", "mask.bmp, larger"])
+def test_a_file_written_anew_needs_another_cache(tmp_path, changed):
+    """Uncompressed pictures have the same size whatever they show."""
+    (tmp_path / "a").mkdir()
+    for i in range(2):
+        picture(i).save(tmp_path / "a" / f"{i}.bmp")
+    picture(2).convert("L").save(tmp_path / "mask.bmp")
+    entries = [{"image": f"a/{i}.bmp", "identity": "a", "mask": "mask.bmp"} for i in range(2)]
+    (tmp_path / "m.json").write_text(json.dumps(entries))
+    before = open_dataset(tmp_path / "m.json")
+    build(before, tmp_path / "cache")
+    name, _, larger = changed.partition(", ")
+    old = (tmp_path / name).stat()
+    image = picture(7, 90 if larger else 80)
+    image.convert("L" if name == "mask.bmp" else "RGB").save(tmp_path / name)
+    later = 0 if larger else 10**9  # a size alone tells, too
+    os.utime(tmp_path / name, ns=(old.st_atime_ns, old.st_mtime_ns + later))
+    assert ((tmp_path / name).stat().st_size == old.st_size) == (not larger)
+    after = open_dataset(tmp_path / "m.json")
+    with pytest.raises(ValueError, match="pictures of the dataset have changed.*Delete"):
+        FeatureCache(tmp_path / "cache", after, "abc", SIZE, "crop")
+    with pytest.raises(ValueError, match="pictures of the dataset have changed.*Delete"):
+        build(after, tmp_path / "cache")
+    assert (after.digest() == before.digest()) == (not larger)
+
+
+def test_a_copy_without_the_times_is_the_same_dataset(pictures, index, tmp_path):
+    shutil.copytree(pictures, tmp_path / "copy", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "copy" / "p0" / "0.png", (1, 1))
+    copied = open_dataset(tmp_path / "copy")
+    assert copied.digest() == index.digest()
+    assert copied.digest(times=True) != index.digest(times=True)
+    assert copied.subset([0]).digest() == index.subset([0]).digest() != index.digest()
 
 
 def test_no_cache_and_an_unfinished_one(index, tmp_path):
@@ -265,14 +250,6 @@ def test_a_damaged_shard_is_named_and_made_anew(index, tmp_path, damage):
     assert shards(folder) == before
     rows = json.loads((folder / "cache.json").read_text())["ends"]
     assert sum(seen) == rows[2] - rows[1]
-
-
-def counted(seen: list[int]):
-    def run(pictures):
-        seen.append(len(pictures))
-        return encode(pictures)
-
-    return run
 
 
 def test_damaged_values_are_noticed_when_they_are_read(index, tmp_path):
@@ -325,185 +302,3 @@ def test_a_full_disk(index, tmp_path, monkeypatch):
 
 class Free:
     free = 1000
-
-
-# Interruptions
-
-
-def test_a_stopped_build_goes_on_where_it_was(index, tmp_path):
-    folder, calls = tmp_path / "cache", []
-
-    def stop_later():
-        calls.append(0)
-        return len(calls) > 5
-
-    assert build(index, folder, should_stop=stop_later) is False
-    done = shards(folder)
-    assert done and not list(folder.glob("*.claim"))
-    seen, told = [], []
-    assert build(index, folder, counted(seen), on_progress=lambda *a: told.append(a))
-    assert told[-1] == (len(index), len(index))
-    build(index, tmp_path / "unbroken")
-    assert shards(folder) == shards(tmp_path / "unbroken")
-    assert sum(seen) < len(index) - 1 and done.items() <= shards(folder).items()
-    assert build(index, folder, counted(again := [])) and not again
-
-
-WORKER = """
-import os, signal, sys, time
-from pathlib import Path
-import torch
-from torch.nn import functional as F
-from multi_ipadapter.training.cache import build_cache
-from multi_ipadapter.training.dataset import open_dataset
-
-{encode}
-
-def start(root, folder, size, shard_bytes, pause, log=None):
-    pid = os.fork()
-    if pid:
-        return pid
-    torch.set_num_threads(1)
-    fsync = os.fsync
-    os.fsync = lambda file: (time.sleep(pause), fsync(file))  # a slow disk
-
-    def slow(pictures):
-        time.sleep(pause)
-        if log:
-            with open(f"{{log}}.{{os.getpid()}}", "a") as file:
-                file.write("x" * len(pictures))
-        return encode(pictures)
-    code = 1
-    try:
-        index = open_dataset(root)
-        build_cache(index, folder, slow, "abc", size, batch_size=2, shard_bytes=shard_bytes)
-        code = 0
-    finally:
-        os._exit(code)
-"""
-
-KILLER = """
-root, folder, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-folder.mkdir()
-count = lambda pattern: len(list(folder.glob(pattern)))
-moments = {
-    "planned": lambda: count("cache.json"),
-    "claimed": lambda: count("shard-00000.claim"),
-    "writing": lambda: count(".*.tmp") > leftovers and count("shard-*.claim"),
-    "one shard": lambda: count("shard-*.safetensors") == 1,
-    "writing again": lambda: count(".*.tmp") > leftovers and count("shard-*.claim"),
-    "two shards": lambda: count("shard-*.safetensors") == 2,
-}
-for name, reached in moments.items():
-    leftovers = count(".*.tmp")
-    child = start(root, folder, size, int(sys.argv[4]), 0.05)
-    while not reached():
-        time.sleep(0.001)
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), f"done before: {name}"
-    os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-print(count(".*.tmp"), count("shard-*.safetensors"))
-"""
-
-PAIR = """
-root, folder, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-children = [start(root, folder, size, int(sys.argv[4]), 0.05, sys.argv[5]) for _ in range(2)]
-for child in children:
-    assert os.waitpid(child, 0)[1] == 0
-"""
-
-
-def run_worker(script: str, *args: object) -> str:
-    code = WORKER.format(encode=inspect.getsource(encode)) + script
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_kill_9_at_any_moment(index, tmp_path):
-    folder = tmp_path / "cache"
-    told = run_worker(KILLER, index.root, folder, SIZE, SHARD_BYTES)
-    leftovers, complete = map(int, told.split())
-    assert leftovers >= 2 and complete == 2  # two were killed inside a write
-    seen = []
-    assert build(index, folder, counted(seen))
-    assert build(index, tmp_path / "unbroken")
-    assert shards(folder) == shards(tmp_path / "unbroken")
-    assert sum(seen) < len(index) - 1  # what was complete is not made again
-    FeatureCache(folder, index, "abc", SIZE, "crop").verify()
-    old = time.time() - STALE_SECONDS - 1
-    for path in folder.glob(".*.tmp"):
-        os.utime(path, (old, old))
-    build(index, folder)
-    assert not list(folder.glob(".*.tmp")) and not list(folder.glob("*.claim"))
-
-
-def test_two_processes_fill_one_cache(index, tmp_path):
-    log = tmp_path / "log"
-    run_worker(PAIR, index.root, tmp_path / "cache", SIZE, SHARD_BYTES, log)
-    build(index, tmp_path / "alone")
-    assert shards(tmp_path / "cache") == shards(tmp_path / "alone")
-    counts = [len(path.read_text()) for path in tmp_path.glob("log.*")]
-    assert len(counts) == 2 and min(counts) >= 2  # both worked
-    assert sum(counts) == len(index) - 1 + 1  # the readable ones once, the first for the plan
-
-
-def test_claims(tmp_path):
-    path = tmp_path / "x.claim"
-    first = take(path)
-    assert first is not None and take(path) is None
-    with first:
-        first.renew()
-    assert not path.exists()
-    owner = {"host": "another-machine", "pid": 1, "token": "x"}
-    path.write_text(json.dumps(owner))
-    assert take(path) is None  # may live: nobody here can tell
-    old = time.time() - STALE_SECONDS - 1
-    os.utime(path, (old, old))
-    second = take(path)
-    assert second is not None
-    path.write_text(json.dumps(owner))  # taken over by another machine
-    with second:
-        pass
-    assert path.exists()
-
-
-# Without a cache
-
-
-def test_online_gives_what_the_cache_gives(index, tmp_path):
-    build(index, tmp_path / "cache")
-    cache = FeatureCache(tmp_path / "cache", index, "abc", SIZE, "crop")
-    online = OnlineSource(cache.index, encode, SIZE, batch_size=3)
-    numbers = [4, 1, 7, 1]
-    names = (LATENTS, POOLED, HIDDEN, MASK)
-    ours, theirs = online.fetch(numbers, names), cache.fetch(numbers, names)
-    for name in names:
-        assert torch.equal(ours[name].half(), theirs[name]) and not ours[name].is_inference()
-    assert [online.caption(n) for n in numbers] == [cache.caption(n) for n in numbers]
-    part = cache.index.subset([2])
-    assert torch.equal(online.of(part).fetch([0], [POOLED])[POOLED][0], expected(part, 0)[POOLED])
-
-
-def test_online_replaces_a_bad_picture_by_another_of_the_identity(index, pictures):
-    online = OnlineSource(index, encode, SIZE)
-    got = online.fetch([2, 0], [POOLED])[POOLED]
-    assert torch.equal(got[0], got[1]) and torch.equal(got[1], expected(index, 0)[POOLED])
-    assert [s.path for s in online.skipped] == ["p0/2.png"]
-    assert online.caption(2) == "caption 0 0"
-    for name in ("0", "1"):
-        (pictures / "p0" / f"{name}.png").unlink()
-    with pytest.raises(ValueError, match="No picture of p0 can be read"):
-        online.fetch([2, 0], [POOLED])
-
-
-def test_a_claim_without_a_name_is_taken_over_soon(tmp_path):
-    """Its owner was killed between creating the file and writing into it."""
-    path = tmp_path / "x.claim"
-    path.touch()
-    assert take(path) is None
-    old = time.time() - NAMELESS_SECONDS - 1
-    os.utime(path, (old, old))
-    assert take(path) is not None

@@ -1,36 +1,20 @@
-"""Folders, manifests and parquet files become an index; a report says what is wrong with them."""
+"""Folders and manifests become an index; a report says what is wrong with them."""
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 import tracemalloc
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from multi_ipadapter.training.captions import celeba_caption
 from multi_ipadapter.training.config import TrainingConfig
 from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.images import load_picture
-from multi_ipadapter.training.records import PictureIndex
 from multi_ipadapter.training.report import inspect_dataset, picture_bytes
 from multi_ipadapter.training.sampling import DropOneSampler
 
-
-def picture(seed: int, side: int = 80) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), np.uint8)
-    return Image.fromarray(values).resize((side, side))
-
-
-def jpeg(seed: int, side: int = 80) -> bytes:
-    file = io.BytesIO()
-    picture(seed, side).save(file, "JPEG")
-    return file.getvalue()
+from .people import contents, jpeg, picture
 
 
 @pytest.fixture
@@ -45,13 +29,6 @@ def people(tmp_path):
             )
     (root / "anna" / "1.txt").write_text("\ufeffanna smiles,\n  outdoors ", encoding="utf-8")
     return root
-
-
-def contents(index: PictureIndex) -> dict[str, list[str]]:
-    return {
-        name: [index.name(n) for n in index.pictures_of(i)]
-        for i, name in enumerate(index.identities)
-    }
 
 
 def test_a_folder_of_identities(people):
@@ -85,6 +62,7 @@ def test_other_files_are_named_hidden_ones_are_not(people):
     (people / "stray.jpg").write_bytes(jpeg(0))
     skipped = {s.path: s.reason for s in open_dataset(people).skipped}
     assert set(skipped) == {"anna/x.heic", "stray.jpg"}
+    assert "anna/x.heic: is none of .jpg" in "".join(map(str, open_dataset(people).skipped))
     assert "convert it" in skipped["anna/x.heic"] and "move it" in skipped["stray.jpg"]
 
 
@@ -234,82 +212,6 @@ def test_damaged_manifests(people):
         open_dataset(path)
 
 
-# Parquet
-
-
-def write_parquet(path, owners, columns=None, identity="celeb_id", struct=True):
-    images = [jpeg(i) for i in range(len(owners))]
-    if struct:
-        images = [{"bytes": data, "path": f"{i}.jpg"} for i, data in enumerate(images)]
-    table = pyarrow.table({"image": images, identity: owners, **(columns or {})})
-    pyarrow.parquet.write_table(table, path, row_group_size=2)
-
-
-@pytest.mark.parametrize("struct", [True, False])
-def test_parquet(tmp_path, struct):
-    owners = [5, 3, 5, 3, 9]
-    columns = {"Smiling": [True] * 5, "Male": [False, True] * 2 + [True]}
-    write_parquet(tmp_path / "x.parquet", owners, columns, struct=struct)
-    index = open_dataset(tmp_path / "x.parquet")
-    assert contents(index) == {
-        "3": ["x.parquet#1", "x.parquet#3"],
-        "5": ["x.parquet#0", "x.parquet#2"],
-        "9": ["x.parquet#4"],
-    }
-    for number, row in enumerate([1, 3, 0, 2, 4]):
-        with index.open(number) as file:
-            assert file.read() == jpeg(row)
-        has = {"Smiling", "Male"} if columns["Male"][row] else {"Smiling"}
-        assert index.caption(number) == celeba_caption(has, 0, f"x.parquet#{row}")
-    assert index.sizes().tolist() == [len(jpeg(row)) for row in [1, 3, 0, 2, 4]]
-    assert load_picture(index, 0, 32, "crop")[0].shape == (32, 32, 3)
-
-
-def test_parquet_folder_with_splits(tmp_path):
-    (tmp_path / "data").mkdir()
-    for name, owners in (
-        ("train-00000-of-00002", ["a", "b"]),
-        ("train-00001-of-00002", ["a", None]),
-        ("test-00000-of-00001", ["c", "c"]),
-    ):
-        path = tmp_path / "data" / f"{name}.parquet"
-        write_parquet(path, owners, {"caption": ["x", None]}, identity="identity")
-    train = open_dataset(tmp_path)
-    assert set(train.identities) == {"a", "b"} and train.caption(0) == "x"
-    assert [s.reason for s in train.skipped] == ["has no identity"]
-    assert set(open_dataset(tmp_path, split="test").identities) == {"c"}
-    assert set(open_dataset(tmp_path, split="all").identities) == {"a", "b", "c"}
-    with pytest.raises(ValueError, match="no parquet file of the split 'valid'"):
-        open_dataset(tmp_path, split="valid")
-
-
-def test_damaged_parquet(tmp_path):
-    path = tmp_path / "x.parquet"
-    write_parquet(path, [1, 1], identity="person")
-    with pytest.raises(ValueError, match="x.parquet has the columns image, person; expected one"):
-        open_dataset(path)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="x.parquet is not a complete parquet file"):
-        open_dataset(path)
-
-
-def test_parquet_without_bytes_is_bad_by_row(tmp_path):
-    images = [{"bytes": jpeg(i) if i else None, "path": f"{i}.jpg"} for i in range(3)]
-    table = pyarrow.table({"image": images, "identity": ["a"] * 3})
-    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
-    index = open_dataset(tmp_path / "x.parquet")
-    report, good = inspect_dataset(index)
-    assert report.missing == ("x.parquet#0",) and len(good) == 2
-
-
-def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path, monkeypatch):
-    write_parquet(tmp_path / "x.parquet", [1, 1])
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(RuntimeError, match="pip install pyarrow"):
-        open_dataset(tmp_path / "x.parquet")
-
-
 # The report
 
 
@@ -370,12 +272,12 @@ def test_the_deep_look_can_be_stopped(damaged):
 
 
 def test_the_report_reads_well(damaged):
-    report, _ = inspect_dataset(damaged, deep=True, picture_bytes=690_176)
+    report, _ = inspect_dataset(damaged, deep=True, picture_bytes=690_176, cache_of="SD1.5")
     text = str(report)
     for part in (
         "13 pictures of 3 identities; usable: 9 pictures of 3 identities",
-        "pictures per identity: 2-4: 3",
-        "10 pictures opened; 2 steps per epoch; cache 6.21 MB",
+        "identities by their number of pictures: 3 with 2 to 4",
+        "10 pictures opened; 2 steps per epoch; cache about 6.21 MB (SD1.5)",
         "missing: 1 (bert/gone.jpg)",
         "groups of equal pictures: 2 (anna/0.jpg = anna/5.jpg; bert/0.jpg = cleo/same.jpg)",
         "note: 12 of 13 pictures have no caption",

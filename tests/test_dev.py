@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,30 @@ class TestComfyUIPath:
         environments = [env for env, _ in made]
         assert environments[0] == environments[1] != environments[2]
         assert {comfyui for _, comfyui in made} == {tmp_path}
+
+    def test_the_same_requirements_share_the_environment(self, dev, tmp_path, monkeypatch):
+        """COMFYUI_PATH may name dev.py's own ComfyUI; then no second environment is made."""
+        made = []
+        monkeypatch.setattr(dev, "set_up", lambda env, comfyui, lock: made.append(env))
+        (tmp_path / "comfy").mkdir()
+        (tmp_path / "main.py").touch()
+        (tmp_path / "requirements.txt").write_text("torch\n")
+        digest = hashlib.sha256(b"torch\n").hexdigest()
+        for path, known in ((None, ""), (tmp_path, digest), (tmp_path, "another")):
+            monkeypatch.setattr(dev, "REQUIREMENTS_SHA256", known)
+            monkeypatch.delenv("COMFYUI_PATH", raising=False)
+            if path:
+                monkeypatch.setenv("COMFYUI_PATH", str(path))
+            dev.prepare(tmp_path / "cache")
+        assert made[0] == made[1] != made[2]
+
+    def test_the_known_requirements_are_those_of_its_comfyui(self, dev):
+        """Of ComfyUI v0.30.0; nothing is known of another one that the tests may run with."""
+        comfyui = Path(os.environ["COMFYUI_PATH"])
+        version = re.search(r'"(.+)"', (comfyui / "comfyui_version.py").read_text())[1]
+        requirements = (comfyui / "requirements.txt").read_text(encoding="utf-8")
+        known = hashlib.sha256(requirements.encode()).hexdigest() == dev.REQUIREMENTS_SHA256
+        assert known or version != "0.30.0"
 
 
 class TestPythonVersion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -221,6 +222,23 @@ def test_a_write_that_fails_leaves_nothing_where_nothing_was(tmp_path, monkeypat
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "a.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_the_disk_does_not_hold(tmp_path):
+    """The limit of the system on a file's size stands for a full disk."""
+    import resource  # not on Windows
+
+    write(tmp_path / "a.safetensors", 1.0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            files.write_safetensors(tmp_path / "a.safetensors", {"a": torch.zeros(50_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert torch.equal(files.read_tensors(tmp_path / "a.safetensors")[0]["a"], torch.ones(3))
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from multi_ipadapter.models.checkpoint import load_adapter
-from multi_ipadapter.training.metrics import curves, read_metrics
+from multi_ipadapter.training.metrics import MetricsFile, curves, read_metrics
 from multi_ipadapter.training.run import Run, Watcher
-from multi_ipadapter.training.state import checkpoints
+from multi_ipadapter.training.state import check_other_run, checkpoints
+from multi_ipadapter.training.validation import Interval, ValidationReport
+from multi_ipadapter.training.window import Report
 
 from .builders import assert_says, refusal
 from .training_world import WIDTHS, World, one_layer_backbone, settings
@@ -81,8 +83,8 @@ def in_process(folder, kill):
     )
 
 
-# Writes: states at 4, 8, 12 (twice: at the step and at the end) and then the adapter.
-@pytest.mark.parametrize("kill", ["kill 6", "fsync 1", "replace 2", "replace 5"])
+# Writes: settings, metrics, states at 4, 8, 12 (at the step and at the end), and the adapter.
+@pytest.mark.parametrize("kill", ["kill 6", "replace 2", "fsync 3", "replace 4", "replace 7"])
 def test_killed_at_any_moment(tmp_path, unbroken, kill):
     done = in_process(tmp_path, kill)
     assert done.returncode == -9, done.stderr
@@ -147,14 +149,60 @@ def test_the_last_states_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "identity", "named"),
-    [({"learning_rate": 1e-3}, {}, "learning_rate"), ({}, {"data": "others"}, "data")],
+    [({"weight_decay": 0.2}, {}, "weight_decay"), ({}, {"data": "others"}, "data")],
 )
 def test_the_folder_of_another_run_is_refused(tmp_path, changes, identity, named):
     run_in(tmp_path).go()
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    message = refusal(run_in(tmp_path, identity=identity, **changes).go)
+    other = run_in(tmp_path, identity=identity, **changes)
+    message = refusal(other.go)
     assert_says(message, "another run", named, "new folder")
+    assert named in refusal(check_other_run, tmp_path, other.trainer.run)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_looking_whose_run_it_is_needs_one_whole_state(tmp_path):
+    other = run_in(tmp_path, weight_decay=0.2).trainer.run
+    check_other_run(tmp_path, other)
+    run_in(tmp_path).go()
+    check_other_run(tmp_path, run_in(tmp_path, batch_size=2).trainer.run)
+    *_, before, newest = checkpoints(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert before.name in refusal(check_other_run, tmp_path, other)
+    before.write_bytes(b"no tensors")
+    check_other_run(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 1e-3},
+        {"projection_learning_rate": 1e-4},
+        {"clip_norm": 0.5},
+        {"precision": "bf16"},
+        {"batch_size": 2, "accumulation": 4},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_what_an_error_advises_to_change_may_change(tmp_path, unbroken, caplog, changes):
+    run_in(tmp_path, steps=6, schedule="constant").go()
+    before = losses(tmp_path)
+    assert run_in(tmp_path, steps=6, schedule="constant").go().finished
+    assert not caplog.records
+    again = run_in(tmp_path, schedule="constant", **changes)
+    reports = []
+    assert again.go(Watcher(on_step=reports.append)).finished
+    assert [r.step for r in reports] == [7, 8, 9, 10, 11, 12]
+    assert {r.learning_rate for r in reports} == {again.config.learning_rate}
+    groups = again.trainer.optimizer.param_groups
+    rates = [changes.get("projection_learning_rate"), changes.get("learning_rate")]
+    assert [g["lr"] for g in groups] == [rates[0] or rates[1] or 3e-3, rates[1] or 3e-3]
+    found = losses(tmp_path)
+    assert {k: found[k] for k in before} == before and set(found) == set(range(1, 13))
+    for name, value in changes.items():
+        old = getattr(settings(**CHANGES), name)
+        assert f"resumed with another {name}: {old!r} there, {value!r} now" in caplog.text
+    assert len(caplog.records) == len(changes)
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
@@ -162,22 +210,78 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     assert_says(refusal(run_in(tmp_path).go, resume=False), "holds a run already")
 
 
-def test_a_full_disk(tmp_path, unbroken, monkeypatch):
-    calls, sync = [], os.fsync
+@contextmanager
+def full_disk_from(step):
+    """A watcher that lets no file grow beyond 20,000 bytes; a state has more, the metrics less.
 
-    def full(*args):
-        calls.append(1)
-        if len(calls) >= 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return sync(*args)
+    The limit of the system on a file's size stands for a full disk.
+    """
+    import resource  # not on Windows
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        message = refusal(run_in(tmp_path).go, kind=OSError)
-    assert_says(message, "could not be written", "No space left", "Free space", "intact")
-    assert [p.name for p in checkpoints(tmp_path)] == ["state-00000004.safetensors"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_step(report):
+        if report.step == step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+
+    try:
+        yield Watcher(on_step=on_step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [(2, "no checkpoint exists yet"), (6, "state-00000004.safetensors, is intact")],
+)
+def test_a_full_disk(tmp_path, unbroken, step, left):
+    with full_disk_from(step) as watcher:
+        message = refusal(run_in(tmp_path).go, watcher, kind=OSError)
+    assert_says(message, "could not be written", "too large", "Free space", left)
+    kept = [p.name for p in checkpoints(tmp_path)]
+    assert kept == ["state-00000004.safetensors"][: step // 4]
+    assert all(p.stat().st_size > 20_000 for p in checkpoints(tmp_path))
     assert run_in(tmp_path).go().finished
     assert_same(tmp_path, unbroken)
+
+
+def test_one_process_at_a_time(tmp_path, unbroken):
+    def on_step(report):
+        if report.step == 5:
+            second = run_in(tmp_path)
+            messages.append(refusal(second.go))
+            assert second.trainer.progress.step == 0
+
+    messages = []
+    assert run_in(tmp_path).go(Watcher(on_step=on_step)).finished
+    assert_says(*messages, "trained by another process", "choose another name")
+    assert_same(tmp_path, unbroken)
+
+
+def test_what_is_no_number_is_null_in_the_metrics(tmp_path):
+    """JSON knows neither infinity nor NaN."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "train", "step": 1, "losses": [0.5], "gradient_norm": Infinity}\n')
+    metrics = MetricsFile(tmp_path, resumed_from=1)
+    metrics.step(Report(2, 1.0, 1e-3, float("inf"), 2.0, 0.0, (1.0,)))
+    nothing = Interval(float("nan"), 0.0, float("inf"))
+    metrics.validation(ValidationReport(2, 2, *[nothing] * 5, attention_ratio=(float("nan"), 1.0)))
+    metrics.close()
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    lines = path.read_text().splitlines()
+    first, train, check = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert first["gradient_norm"] is None and train["gradient_norm"] is None
+    assert check["matched"] == {"mean": None, "low": 0.0, "high": None}
+    assert check["attention_ratio"] == [None, 1.0]
+    assert curves(read_metrics(path)) == {
+        "loss": [(1, 0.5), (2, 1.0)],
+        "matched": [],
+        "none": [],
+        "shuffled": [],
+    }
 
 
 def test_a_finished_run_goes_on_with_more_steps_or_stays(tmp_path):

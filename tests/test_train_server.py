@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
 
+import aiohttp
 import pytest
 from safetensors import safe_open
 
@@ -14,6 +21,7 @@ from multi_ipadapter.demo.prompt import node
 from .graphs import difference, prompt_for, render, with_inputs
 from .people import SMALL, settings_with, write_people
 
+ROOT = Path(__file__).parents[1]
 STEPS = 100
 SETTINGS = settings_with(log_every=5)
 
@@ -142,6 +150,40 @@ def test_chart_previews_and_cores_loss_graph(server, people):
         assert len(server.client.pictures({name: outputs[name]})) == 1
 
 
+async def texts_of(server, graph) -> list[tuple[str, str]]:
+    """(node, text) of what ComfyUI's front end is told to show below the nodes."""
+    found = []
+    address = f"{server.client.url.replace('http', 'ws', 1)}/ws?clientId=texts"
+    async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
+        server.client.submit(graph, "texts")
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                kind, length = struct.unpack(">II", message.data[:8])
+                if kind == 3:  # text: length of the node's id, the id, the text
+                    words = message.data[8:]
+                    found.append((words[:length].decode(), words[length:].decode()))
+            elif json.loads(message.data)["type"] in ("execution_success", "execution_error"):
+                return found
+    return found
+
+
+def test_the_nodes_show_report_steps_loss_and_remaining_time(server):
+    write_people(server.base / "input" / "shown")  # not in ComfyUI's cache yet
+    graph = training_graph("shown", "shown", steps=3, settings=settings_with(log_every=1))
+    found = asyncio.run(asyncio.wait_for(texts_of(server, graph), 120))
+    assert [node for node, _ in found] == ["dataset"] + ["train"] * 4
+    assert "8 identities" in found[0][1] and found[1][1] == "new run of 3 steps"
+    for step, (_, text) in enumerate(found[2:], 1):
+        assert text.startswith(f"step {step} of 3, loss ")
+        assert text.endswith(" left") == (step > 1)
+
+
+def test_the_shipped_workflow_replaces_no_adapter():
+    prompt = json.loads((ROOT / "tests/workflows/train.json").read_text(encoding="utf-8"))
+    (save,) = [x for x in prompt.values() if x["class_type"] == "MultiIPAdapter_Save"]
+    assert save["inputs"]["overwrite"] is False
+
+
 # ---- bad input ---------------------------------------------------------------------------------
 
 
@@ -152,6 +194,24 @@ def still_works(server, people):
     still_works.runs = getattr(still_works, "runs", 0) + 1
     graph = training_graph(people, f"after{still_works.runs}", steps=1)
     assert server.client.run(graph)["keep"]["text"]
+
+
+def test_the_readmes_script_tells_which_nodes_were_left_out(server, people):
+    """The dataset node alone runs, and ComfyUI's history calls it a success."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    imports, _, script = text.partition("```python\n")[2].partition("```")[0].partition("\n")
+    script = script.partition('server = "http://127.0.0.1:8188"\n')[2]
+    graph = training_graph(people, "left_out", steps=0)
+    given = f"{imports}\nserver = {server.client.url!r}\nprompt = {graph!r}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", given + script],
+        env=os.environ | {"no_proxy": "*"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert '"train"' in done.stderr and "Value 0 smaller than min of 1" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["../output", "/etc", "", "nowhere", "people/../../models"])
@@ -184,7 +244,7 @@ def test_bad_values(server, people, still_works, inputs, expected):
     assert not (server.base / "output" / "training" / "bad" / "adapter.safetensors").exists()
 
 
-def test_another_learning_rate_under_the_same_name(server, people, still_works):
-    server.client.run(training_graph(people, "rate", steps=1))
-    message = error_of(server, training_graph(people, "rate", steps=2, learning_rate=2e-3))
-    assert "learning_rate: 0.001 there, 0.002 now" in message and "new folder" in message
+def test_another_aggregation_under_the_same_name(server, people, still_works):
+    server.client.run(training_graph(people, "other", steps=1))
+    message = error_of(server, training_graph(people, "other", steps=2, aggregation="mean"))
+    assert "aggregation: 'learned' there, 'mean' now" in message and "new folder" in message

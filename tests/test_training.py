@@ -63,7 +63,8 @@ def one_batch(trainer, rows=None, dtype=torch.float32):
         latents=batch.latents.to(dtype),
         features={k: v.to(dtype) for k, v in batch.features.items()},
     )
-    return batch, Noise(noise.noise.to(dtype), noise.timesteps)
+    text = trainer.backbone.encode_text(batch.captions)
+    return batch, Noise(noise.noise.to(dtype), noise.timesteps), text
 
 
 def gradients(trainer, *batch):
@@ -164,17 +165,17 @@ def test_padding_has_no_part_in_the_gradient(aggregation, slots):
     config = settings(aggregation=aggregation, slots=slots)
     trainer = trainer_of(one_layer_backbone(), config)
     rows = [Row(0, (1,)), Row(5, (6, 7, 8))]
-    batch, noise = one_batch(trainer, rows)
+    batch, noise, text = one_batch(trainer, rows)
     assert batch.present.tolist() == [[True, False, False], [True, True, True]]
     filled = {k: v.clone().requires_grad_() for k, v in batch.features.items()}
-    plain = gradients(trainer, batch, noise)
-    loss = trainer.loss(dataclasses.replace(batch, features=filled), noise)
+    plain = gradients(trainer, batch, noise, text)
+    loss = trainer.loss(dataclasses.replace(batch, features=filled), noise, text)
     loss.backward()
     assert (filled[POOLED].grad[0, 1:] == 0).all()
     assert (filled[POOLED].grad[batch.present].abs().sum(1) > 0).all()
     noisy = {k: v.detach().clone() for k, v in filled.items()}
     noisy[POOLED][0, 1:] = 50.0
-    other = gradients(trainer, dataclasses.replace(batch, features=noisy), noise)
+    other = gradients(trainer, dataclasses.replace(batch, features=noisy), noise, text)
     for name, gradient in plain.items():
         assert difference(gradient, other[name]) < 1e-6, name
 
@@ -185,8 +186,8 @@ def test_gradients_are_those_of_finite_differences(aggregation, slots):
     config = settings(aggregation=aggregation, slots=slots, aggregator_heads=2)
     trainer = trainer_of(one_layer_backbone(dtype=torch.float64), config)
     trainer.adapter.double()
-    batch, noise = one_batch(trainer, [Row(0, (1,)), Row(5, (6, 7, 8))], torch.float64)
-    found = gradients(trainer, batch, noise)
+    batch, noise, text = one_batch(trainer, [Row(0, (1,)), Row(5, (6, 7, 8))], torch.float64)
+    found = gradients(trainer, batch, noise, text)
     random = torch.Generator().manual_seed(0)
     step = 1e-3
     for name, parameter in trainer.adapter.named_parameters():
@@ -196,7 +197,7 @@ def test_gradients_are_those_of_finite_differences(aggregation, slots):
         with torch.no_grad():
             for side in (step, -2 * step):
                 parameter += side * direction
-                losses.append(trainer.loss(batch, noise).item())
+                losses.append(trainer.loss(batch, noise, text).item())
             parameter += step * direction
         slope = (found[name] * direction).sum().item()
         assert found[name].abs().max() > 0, name
@@ -209,11 +210,11 @@ def test_gradients_are_those_of_finite_differences(aggregation, slots):
 @pytest.mark.parametrize("slots", [1, 3])
 def test_dropped_images_still_reach_every_parameter(slots):
     trainer = trainer_of(one_layer_backbone(), settings(slots=slots))
-    batch, noise = one_batch(trainer, [Row(0, (1,), drop_image=True), Row(5, (6, 7), True)])
-    assert all(g is not None for g in gradients(trainer, batch, noise).values())
+    batch, noise, text = one_batch(trainer, [Row(0, (1,), drop_image=True), Row(5, (6, 7), True)])
+    assert all(g is not None for g in gradients(trainer, batch, noise, text).values())
     other = {k: v + 3 for k, v in batch.features.items()}
     unseen = dataclasses.replace(batch, features=other)
-    assert trainer.loss(batch, noise).item() == trainer.loss(unseen, noise).item()
+    assert trainer.loss(batch, noise, text).item() == trainer.loss(unseen, noise, text).item()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -244,7 +245,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(tmp_path, in_lo
     config = settings(checkpoint_every=2, log_every=50, steps=6)
     spoilt = dataclasses.replace(backbone, denoise=denoise)
     trainer = trainer_of(spoilt, config, folder=tmp_path)
-    with pytest.raises(NotFiniteError, match="learning_rate"):
+    with pytest.raises(NotFiniteError, match="learning_rate.*state-00000004.*is intact"):
         trainer.train()
     assert not trainer.intact
     assert max(kept) == "state-00000004.safetensors"
@@ -279,7 +280,8 @@ def test_out_of_memory_says_what_to_change(tmp_path):
 
     small = dataclasses.replace(backbone, denoise=denoise)
     trainer = trainer_of(small, settings(), folder=tmp_path)
-    with pytest.raises(TrainingError, match="batch_size.*accumulation.*gradient_checkpointing"):
+    advice = "batch_size.*accumulation.*gradient_checkpointing.*state-00000005.* is intact"
+    with pytest.raises(TrainingError, match=advice):
         trainer.train()
     assert [p.name for p in tmp_path.iterdir()] == ["state-00000005.safetensors"]
 

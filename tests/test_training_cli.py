@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from multi_ipadapter.training.__main__ import main, read_arguments
 
-from .people import settings_with, write_people
+from .people import damage, settings_with, write_people
 
 COMMAND = [sys.executable, "-m", "multi_ipadapter.training"]
 
@@ -83,6 +83,21 @@ def test_stop_resume_and_refuse(config):
 
     code, _, err = finish(start("--config", config, "--no-resume", f"steps={steps + 1}"))
     assert code == 1 and "run holds a run already" in err and "Traceback" not in err
+
+
+def test_a_report_comes_first_and_bad_files_are_named(config, tmp_path):
+    people = write_people(tmp_path / "people", identities=3)
+    (people / "p00/1.png").write_bytes(b"")
+    damage(people, "p01/2.png")
+    settings = ["steps=1", f"dataset={people}", f"output={tmp_path / 'run'}"]
+    code, out, err = finish(start("--config", config, *settings))
+    assert code == 0, err
+    report, _, steps = out.partition("step 1 ")
+    assert steps and f"Dataset {people}" in report
+    assert "12 pictures of 3 identities; usable: 11 pictures of 3" in report
+    assert "corrupt: 1 (" in report
+    assert "Left out of the dataset: 1\n  p01/2.png: " in err
+    assert "Traceback" not in err
 
 
 def test_two_processes_train_the_same_run(config, monkeypatch):

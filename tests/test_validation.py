@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from multi_ipadapter.models.checkpoint import load_adapter, save_adapter
 from multi_ipadapter.models.files import write_safetensors
 from multi_ipadapter.models.projection import POOLED
 from multi_ipadapter.training.initial import initial_adapter
+from multi_ipadapter.training.loop import TrainingError
+from multi_ipadapter.training.run import Run
 from multi_ipadapter.training.validation import Interval, Validator
 
 from .builders import assert_says, refusal
@@ -31,11 +35,17 @@ def weights_of(*shape):
     return [(torch.randn(shape), torch.randn(shape))]
 
 
-def test_an_interval_is_the_mean_and_its_uncertainty():
-    interval = Interval.of(torch.tensor([1.0, 2.0, 3.0, 6.0]))
-    assert interval.mean == 3.0
-    half = 1.96 * torch.tensor([1.0, 2.0, 3.0, 6.0]).std().item() / 2
-    assert (interval.low, interval.high) == pytest.approx((3 - half, 3 + half))
+@pytest.mark.parametrize(
+    ("values", "quantile"),  # Student's t, 97.5 %, from a printed table
+    [([1.0, 3.0], 12.706), ([1.0, 2.0, 3.0, 6.0], 3.182), ([1.0, 5.0] * 500, 1.962)],
+)
+def test_an_interval_is_the_mean_and_its_uncertainty(values, quantile):
+    values = torch.tensor(values, dtype=torch.float64)
+    interval = Interval.of(values)
+    assert interval.mean == pytest.approx(values.mean().item())
+    half = quantile * values.std().item() / len(values) ** 0.5
+    assert interval.high - interval.mean == pytest.approx(half, rel=3e-4)
+    assert interval.mean - interval.low == pytest.approx(half, rel=3e-4)
 
 
 def test_the_same_every_time_and_paired():
@@ -52,11 +62,60 @@ def test_the_same_every_time_and_paired():
 
 
 def test_the_batch_size_changes_nothing():
+    sizes = (1, 3, 8, 32)
     reports = [
-        Validator(one_layer_backbone(), World(), settings(batch_size=b))(fresh()) for b in (1, 32)
+        Validator(one_layer_backbone(), World(), settings(batch_size=b))(fresh()) for b in sizes
     ]
-    assert reports[0].matched.mean == pytest.approx(reports[1].matched.mean, abs=1e-5)
-    assert reports[0].shuffled.mean == pytest.approx(reports[1].shuffled.mean, abs=1e-5)
+    for report in reports[1:]:
+        for name in ("matched", "none", "shuffled"):
+            mean = getattr(report, name).mean
+            assert mean == pytest.approx(getattr(reports[0], name).mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_no_more_rows_at_a_time_than_in_training(batch_size):
+    backbone, rows = one_layer_backbone(), []
+
+    def counted(function):
+        def call(noisy, *args):
+            rows.append(len(noisy))
+            return function(noisy, *args)
+
+        return call
+
+    watched = dataclasses.replace(
+        backbone,
+        denoise=counted(backbone.denoise),
+        attention_ratio=counted(backbone.attention_ratio),
+    )
+    Validator(watched, World(), settings(batch_size=batch_size))(fresh())
+    assert max(rows) == batch_size and sum(rows) == 5 * 8 * 4  # cases, times, kinds of passes
+
+
+@pytest.mark.parametrize("first", [1, 50])
+def test_memory_that_runs_out_in_a_validation(tmp_path, first):
+    backbone, calls = one_layer_backbone(), []
+
+    def attention_ratio(*args):
+        calls.append(1)
+        if len(calls) >= first:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return backbone.attention_ratio(*args)
+
+    small = dataclasses.replace(backbone, attention_ratio=attention_ratio)
+    config = settings(validate_every=2, batch_size=1)
+    run = Run(tmp_path, config, small, World(), World(seed=1), WIDTHS, {})
+    message = refusal(run.go, kind=TrainingError)
+    left = "no checkpoint" if first == 1 else "state-00000002.safetensors, is intact"
+    step = 0 if first == 1 else 2
+    assert_says(message, f"Memory ran out after step {step}", "Lower batch_size", left)
+
+
+def test_the_largest_seed(tmp_path):
+    config = settings(seed=2**32 - 1, validate_every=1, steps=1)
+    run = Run(tmp_path, config, one_layer_backbone(), World(), World(seed=1), WIDTHS, {})
+    assert run.go().finished
+    assert_says(refusal(settings, seed=2**32), f"seed = {2**32}", f"below {2**32}")
 
 
 def test_references_that_say_nothing_gain_nothing_over_shuffled_ones():
@@ -71,6 +130,37 @@ def test_no_more_references_than_slots():
     validator = Validator(one_layer_backbone(), World(), config)
     assert max(len(case.references) for case in validator.cases) == 2
     assert validator(initial_adapter(config, one_layer_backbone().text_weights(), WIDTHS))
+
+
+class Standing(World):
+    """The pictures of the second identity cannot be read; those of the third stand in for them."""
+
+    def readable(self, rows):
+        """As `OnlineSource` does it."""
+        third = self.index.pictures_of(2)
+        second = self.index.pictures_of(1)
+        return [
+            dataclasses.replace(row, target=third[0], references=(third[1],))
+            if row.target in second
+            else row
+            for row in rows
+        ]
+
+
+def test_shuffled_references_are_those_of_another_identity():
+    """The third identity comes after the one that it stands in for."""
+    world, seen = Standing(), []
+    fetch, noticed = world.fetch, world.index.pictures_of(2)
+
+    def watched(numbers, names):
+        seen.append(list(numbers))
+        return fetch(numbers, names)
+
+    world.fetch = watched
+    Validator(one_layer_backbone(), world, settings(batch_size=1))(fresh())
+    matched, none, shuffled, target = seen[4:8]  # the second case
+    assert target == [noticed[0]] and matched == none == [noticed[1]]
+    assert shuffled and set(shuffled) <= set(world.index.pictures_of(3))
 
 
 def test_too_few_identities():

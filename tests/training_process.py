@@ -33,6 +33,7 @@ def main(folder: str, changes: str, kill: str) -> int:
             os.kill(os.getpid(), getattr(signal, name))
 
     result = run.go(Watcher(on_step=on_step, should_stop=stop))
+    processes.close()
     return 0 if result.finished else 3
 
 

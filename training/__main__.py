@@ -19,8 +19,7 @@ from .comfyui import prepare_comfyui
 from .job import DEMO, Job, parse_settings, read_job
 from .loop import Report, TrainingError
 from .processes import Accelerated, OneProcess
-from .run import Watcher
-from .validation import ValidationReport
+from .run import ADAPTER, Watcher, where_it_begins
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         processes = start_processes()
         stop = StopSignals()
         finished = run_job(job, resume, processes, stop)
+        processes.close()
     except (ValueError, OSError, TrainingError) as error:
         print(f"training: {error}", file=sys.stderr)
         return 1
@@ -47,7 +47,7 @@ def read_arguments(arguments: list[str] | None) -> tuple[Job, bool]:
         "settings", nargs="*", metavar="name=value", help="settings over those of the file"
     )
     options = parser.parse_args(arguments)
-    text = options.config.read_text(encoding="utf-8") if options.config else ""
+    text = _config_text(options.config) if options.config else ""
     values = parse_settings(text) | parse_settings("\n".join(map(_quoted, options.settings)))
     job = read_job(values)
     needed = ["checkpoint", "clip_vision", "output"]
@@ -58,6 +58,17 @@ def read_arguments(arguments: list[str] | None) -> tuple[Job, bool]:
         if not given.get(name):
             raise ValueError(f"The setting {name} is missing; expected a path.")
     return job, not options.no_resume
+
+
+def _config_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ValueError(
+            f"--config {path} cannot be read: {reason}. Expected a text file of settings, such as "
+            "run.toml."
+        ) from error
 
 
 def _quoted(setting: str) -> str:
@@ -102,7 +113,7 @@ class StopSignals:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        print("training: stopping after this step; the state will be saved", file=sys.stderr)
+        print("training: stopping after this step", file=sys.stderr)
 
 
 def run_job(job: Job, resume: bool, processes: OneProcess, stop: StopSignals) -> bool:
@@ -113,15 +124,21 @@ def run_job(job: Job, resume: bool, processes: OneProcess, stop: StopSignals) ->
 
     first = processes.rank == 0
     watcher = Watcher(
+        on_start=lambda step: print(where_it_begins(step, job.run.steps), flush=True),
         on_step=lambda report: print(_line(report), flush=True),
-        on_validation=lambda report, _: print(_validation_line(report), flush=True),
+        on_validation=lambda report, _: print(report, flush=True),
         should_stop=stop,
     )
     models = load_models(job.files)
     outcome = train_job(models, job, resume, watcher, processes)
-    if first and outcome is not None:
-        print(f"step {outcome.result.step}: {Path(job.files['output']) / 'adapter.safetensors'}")
-    return outcome is not None and outcome.result.finished
+    step = outcome.result.step if outcome else 0
+    finished = outcome is not None and outcome.result.finished
+    if first and step:
+        print(f"step {step}: {Path(job.files['output']) / ADAPTER}")
+    if first and not finished:
+        told = "" if step else "stopped before the first step, nothing is learned yet; "
+        print(f"{told}the same command goes on")
+    return finished
 
 
 def _line(report: Report) -> str:
@@ -129,15 +146,6 @@ def _line(report: Report) -> str:
         f"step {report.step}  loss {report.loss:.5f}  lr {report.learning_rate:.2e}  "
         f"gradient {report.gradient_norm:.3f}  {report.samples_per_second:.1f} samples/s  "
         f"waited {report.waited:.1%}"
-    )
-
-
-def _validation_line(report: ValidationReport) -> str:
-    gain, over = report.gain, report.gain_over_shuffled
-    return (
-        f"validation at {report.step}  matched {report.matched.mean:.5f}  "
-        f"none - matched {gain.mean:+.5f} [{gain.low:+.5f}, {gain.high:+.5f}]  "
-        f"shuffled - matched {over.mean:+.5f} [{over.low:+.5f}, {over.high:+.5f}]"
     )
 
 

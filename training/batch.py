@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from .records import Skipped
 from .sampling import Row
 
 LATENTS, MASK = "latents", "mask"
+R, T = TypeVar("R"), TypeVar("T")
+
+
+class UnreadableError(ValueError):
+    """Pictures that cannot be read; the source has noted which, see `read_rows`."""
 
 
 class FeatureSource(Protocol):
-    """Cached or freshly encoded tensors of pictures, by picture number."""
+    """Cached or freshly encoded tensors of pictures, by picture number.
+
+    Attributes:
+        skipped: pictures that cannot be read, and why, as far as is known.
+    """
 
     index: object
+    skipped: Sequence[Skipped]
 
     def fetch(self, numbers: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
-        """[len(numbers), ...] each."""
+        """[len(numbers), ...] each.
+
+        Raises:
+            UnreadableError: some of them cannot be read, which was not known before.
+        """
+
+    def readable(self, rows: Sequence[R]) -> list[R]:
+        """The rows (target, references) without the pictures in `skipped`; no reference becomes
+        its row's target."""
 
     def caption(self, number: int) -> str:
         """Caption of a picture."""
@@ -64,13 +83,18 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Copied to memory from which a GPU reads without waiting."""
         return Batch(
-            self.latents.pin_memory(),
+            pinned(self.latents),
             self.captions,
-            {name: x.pin_memory() for name, x in self.features.items()},
-            self.present.pin_memory(),
-            None if self.mask is None else self.mask.pin_memory(),
-            self.drop_image.pin_memory(),
+            {name: pinned(x) for name, x in self.features.items()},
+            pinned(self.present),
+            None if self.mask is None else pinned(self.mask),
+            pinned(self.drop_image),
         )
+
+
+def pinned(x: Tensor) -> Tensor:
+    """In page-locked memory, unless an encoder has left it on the GPU already."""
+    return x.pin_memory() if x.device.type == "cpu" else x
 
 
 def collate(
@@ -81,6 +105,19 @@ def collate(
     Rows have room for `slots` references at least, so that every slot's weights take part in every
     step: parameters without a gradient would stall processes that average theirs.
     """
+    return read_rows(source, rows, lambda rows: _collate(source, rows, names, slots))
+
+
+def read_rows(source: FeatureSource, rows: Sequence[R], read: Callable[[list[R]], T]) -> T:
+    """`read` of the rows, other ones in place of those whose pictures turn out to be unreadable."""
+    while True:
+        try:
+            return read(source.readable(rows))
+        except UnreadableError:
+            continue  # every time the source knows more of them
+
+
+def _collate(source: FeatureSource, rows: Sequence[Row], names: Sequence[str], slots: int) -> Batch:
     targets = [row.target for row in rows]
     masked = torch.tensor([row.masked for row in rows])
     fetched = source.fetch(targets, [LATENTS, *([MASK] if masked.any() else [])])

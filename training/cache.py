@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..models.projection import HIDDEN
-from .batch import LATENTS, MASK
+from .batch import LATENTS, MASK, R
 from .claims import STALE_SECONDS, Claim, take
 from .features import Encode, Encoded, encode_pictures
 from .plan import CacheKey, Plan, check_key, read_plan, shard_ends, shard_path, write_plan
@@ -75,7 +75,7 @@ def build_cache(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    key = CacheKey(fingerprint, size, fit, index.digest())
+    key = CacheKey(fingerprint, size, fit, index.digest(times=True))
 
     def encoded(numbers: Sequence[int]):
         return encode_pictures(index, numbers, encode, size, fit, batch_size)
@@ -118,7 +118,8 @@ class FeatureCache:
         self.plan = read_plan(self.folder)
         if self.plan is None:
             raise ValueError(f"There is no feature cache in {folder}. Build it first.")
-        check_key(self.folder, self.plan.key, CacheKey(fingerprint, size, fit, index.digest()))
+        key = CacheKey(fingerprint, size, fit, index.digest(times=True))
+        check_key(self.folder, self.plan.key, key)
         self._ends = np.asarray(self.plan.ends)
         self._shards = [self._open(i) for i in range(len(self.plan.ends))]
         bad = {
@@ -152,6 +153,10 @@ class FeatureCache:
     def caption(self, number: int) -> str:
         """Caption of a picture."""
         return self.index.caption(number)
+
+    def readable(self, rows: Sequence[R]) -> list[R]:
+        """The same rows: the index has no picture that could not be read."""
+        return list(rows)
 
     def fetch(self, numbers: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
         """[len(numbers), ...] float16 each; only these rows are read.
@@ -249,7 +254,8 @@ def _agree(
     if wanted != (plan.int8, plan.names):
         raise ValueError(
             f"The feature cache in {folder} holds {', '.join(plan.names)} with int8 = {plan.int8}; "
-            f"wanted {', '.join(wanted[1])} with int8 = {int8}. Use another folder, or delete it."
+            f"wanted {', '.join(wanted[1])} with int8 = {int8}. Delete it, or set another "
+            "cache_folder."
         )
     return plan
 

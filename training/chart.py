@@ -24,7 +24,8 @@ def line_chart(
     if not curves:
         draw.text((_MARGIN, size[1] // 2), "no data yet", fill="black", font=font)
         return image
-    place = _Axes(draw, size, [p for _, points in curves for p in points], font).place
+    top = 30 + 18 * len(curves)  # below the legend
+    place = _Axes(draw, size, top, [p for _, points in curves for p in points], font).place
     for number, (name, points) in enumerate(curves):
         colour = _COLOURS[number % len(_COLOURS)]
         placed = [place(p) for p in points]
@@ -39,9 +40,9 @@ def line_chart(
 
 
 class _Axes:
-    def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int], points, font):
+    def __init__(self, draw: ImageDraw.ImageDraw, size: tuple[int, int], top: int, points, font):
         self.left, self.right = _MARGIN, size[0] - 20
-        self.top, self.bottom = 70, size[1] - 40
+        self.top, self.bottom = top, size[1] - 40
         self.x0, self.x1 = _spread([x for x, _ in points], margin=0.0)
         self.y0, self.y1 = _spread([y for _, y in points])
         for i in range(6):

@@ -10,6 +10,14 @@ from typing import Any, Literal
 
 from ..models.aggregation import Aggregation
 
+# What may change when a run is resumed: nothing else may. The first group shapes the steps to come,
+# so a change is told; it is what the remedies for NaN and for too little memory ask for.
+TOLD_CHANGES = ("learning_rate", "projection_learning_rate", "clip_norm", "precision")
+TOLD_CHANGES += ("batch_size", "accumulation")
+FREE_CHANGES = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+FREE_CHANGES += ("prefetch", "compile", "gradient_checkpointing")
+FREE_CHANGES += ("validation_identities", "validation_references")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -27,8 +35,8 @@ class TrainingConfig:
     # The adapter
     start_from: str = ""  # an adapter file; empty: W'_k, W'_v start as W_k, W_v
     projection: Literal["linear", "resampler"] = "resampler"
-    num_tokens: int = 16
-    resampler_dim: int = 768
+    num_tokens: int = 0  # per reference; 0: as in the public files of this projection
+    resampler_dim: int = 0  # 0: as in the public files of the model's family
     resampler_depth: int = 4
     slots: int = 1
     aggregation: Aggregation = "learned"
@@ -76,14 +84,9 @@ class TrainingConfig:
         check_fields(self)
         for name in ("steps", "batch_size", "accumulation", "max_references", "slots"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("num_tokens", "log_every", "keep_checkpoints", "prefetch"):
+        for name in ("log_every", "keep_checkpoints", "prefetch"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            "resampler_dim",
-            "resampler_depth",
-            "aggregator_heads",
-            "validation_references",
-        ):
+        for name in ("resampler_depth", "aggregator_heads", "validation_references"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("drop_image", "drop_text", "drop_both", "masked_loss", "reference_dropout"):
             _require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -96,6 +99,7 @@ class TrainingConfig:
                 _require(self, name, math.isfinite(value) and value >= 0, "a number, at least 0")
             elif kind is int:
                 _require(self, name, getattr(self, name) >= 0, "at least 0")
+        _require(self, "seed", self.seed < 2**32, f"below {2**32}")
         _require(self, "learning_rate", self.learning_rate > 0, "more than 0")
         _require(self, "final_learning_rate", self.final_learning_rate <= 1, "between 0 and 1")
         _require(self, "ema_decay", 0 <= self.ema_decay < 1, "at least 0 and less than 1")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import manifest
-from .celeba import SPLITS, is_celeba, open_celeba
+from .celeba import ALIGNED, SPLITS, WILD, is_celeba, open_celeba
 from .folders import open_folders
 from .images import SUFFIXES
 from .manifest import open_manifest
@@ -53,7 +53,22 @@ def open_dataset(
         "manifest": lambda: open_manifest(path),
         "parquet": lambda: open_parquet(path, split, seed),
     }
-    return require_pairs(importers[kind]())
+    if kind == "manifest" and path.is_dir():
+        raise ValueError(f"Got the folder {path.name} as manifest; expected the file in it.")
+    try:
+        return require_pairs(importers[kind]())
+    except ValueError as error:
+        raise ValueError(f"{error}{_hint(path)}") from error
+
+
+def _hint(path: Path) -> str:
+    """What was meant, perhaps, by a folder in which there are no pairs."""
+    if not path.is_dir():
+        return ""
+    if path.name in (ALIGNED, WILD):
+        return f" For CelebA give the folder above, {path.parent.name}, with its text files."
+    files = sorted(p.name for p in path.iterdir() if p.suffix.lower() in manifest.SUFFIXES)
+    return f" To use the manifest in it, give its file: {path.name}/{files[0]}." if files else ""
 
 
 def recognise(path: Path) -> str:

@@ -15,6 +15,17 @@ import numpy as np
 
 from .records import Picture, Strings
 
+NO_FILE = (-1, 0)
+
+
+def stat_of(path: str | Path) -> tuple[int, int]:
+    """Bytes and time of writing (ns) of a file; `NO_FILE` where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return NO_FILE
+    return found.st_size, found.st_mtime_ns
+
 
 @dataclass
 class FileStore:
@@ -63,11 +74,12 @@ class FileStore:
     def open(self, record: int) -> BinaryIO:
         return (self.root / self.names[record]).open("rb")
 
-    def size(self, record: int) -> int:
-        try:
-            return os.stat(f"{self.root}/{self.names[record]}").st_size
-        except OSError:
-            return -1
+    def stat(self, record: int) -> tuple[int, int, int, int]:
+        mask = self.masks[record] if self.masks else ""
+        return (
+            *stat_of(f"{self.root}/{self.names[record]}"),
+            *(stat_of(f"{self.root}/{mask}") if mask else NO_FILE),
+        )
 
     def annotations(self) -> bytes:
         parts = [b"" if a is None else a.tobytes() for a in (self.landmarks, self.boxes)]

@@ -96,7 +96,7 @@ def _caption(safe: SafeFolder, name: str) -> str:
 
 def _notes(captions: int, pictures: int) -> list[str]:
     if captions == pictures:
-        return []
+        return [f"all {pictures} pictures have a caption."]
     return [
         f"{pictures - captions} of {pictures} pictures have no caption (a .txt file of the same "
         "name); the text condition says nothing about them."

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig, family_name
-from ..models.checkpoint import load_adapter
+from ..models.checkpoint import encoder_name, load_adapter
 from ..models.projection import HIDDEN, POOLED, ProjectionConfig
 from .config import TrainingConfig
 
+log = logging.getLogger("MultiIPAdapter")
+
+_DIM_HEAD = 64  # other programs read the number of heads off the shapes with it
+_SDXL_CONTEXT, _SDXL_DIM = 2048, 1280
+
 
 def initial_adapter(
-    config: TrainingConfig, text_weights: Sequence[tuple[Tensor, Tensor]], widths: dict[str, int]
+    config: TrainingConfig,
+    text_weights: Sequence[tuple[Tensor, Tensor]],
+    widths: Mapping[str, int],
 ) -> MultiIPAdapter:
     """The adapter at step 0, float32, trainable.
 
@@ -24,97 +33,168 @@ def initial_adapter(
         widths: of the image encoder's features, by name.
 
     Raises:
-        ValueError: the file to start from was made for another model or encoder.
+        ValueError: as `plan_adapter`.
     """
-    if config.start_from:
-        adapter = _from_file(config, text_weights, widths)
-    else:
-        adapter = _from_text_weights(config, text_weights, widths)
+    layer_dims = [to_k.shape[0] for to_k, _ in text_weights]
+    loaded = load_adapter(config.start_from) if config.start_from else None
+    plan = _plan(config, layer_dims, text_weights[0][0].shape[1], widths, loaded)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        adapter = MultiIPAdapter(plan)
+    with torch.no_grad():
+        if loaded:
+            _copy_file(adapter, loaded)
+        else:
+            _copy_text_weights(adapter, text_weights)
     return adapter.float().train().requires_grad_(True)
 
 
-def _from_text_weights(
-    config: TrainingConfig, text_weights: Sequence[tuple[Tensor, Tensor]], widths: dict[str, int]
-) -> MultiIPAdapter:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        adapter = MultiIPAdapter(_adapter_config(config, text_weights, widths))
-    with torch.no_grad():
-        for layer, (to_k, to_v) in zip(adapter.ip_adapter.values(), text_weights, strict=True):
-            for slot_k, slot_v in layer.pairs():
-                slot_k.weight.copy_(to_k)
-                slot_v.weight.copy_(to_v)
-    return adapter
-
-
-def _adapter_config(
-    config: TrainingConfig, text_weights: Sequence[tuple[Tensor, Tensor]], widths: dict[str, int]
+def plan_adapter(
+    config: TrainingConfig, layer_dims: Sequence[int], context_dim: int, widths: Mapping[str, int]
 ) -> MultiIPAdapterConfig:
-    context_dim = text_weights[0][0].shape[1]
-    if config.projection == "linear":
-        projection = ProjectionConfig(
-            "linear", config.num_tokens, context_dim, input_dim=widths[POOLED]
+    """The sizes that `initial_adapter` will make; nothing is allocated.
+
+    Raises:
+        ValueError: the file to start from was made for another model or encoder or for more slots,
+            or head groups that do not divide the layers.
+    """
+    loaded = load_adapter(config.start_from) if config.start_from else None
+    return _plan(config, layer_dims, context_dim, widths, loaded)
+
+
+def made_settings(config: TrainingConfig, adapter: MultiIPAdapterConfig) -> dict[str, Any]:
+    """The settings as plain values, with the adapter's real sizes: a file to start from keeps its
+    own projection."""
+    projection = adapter.projection
+    real = {"projection": projection.kind, "num_tokens": projection.num_tokens}
+    if projection.kind == "resampler":
+        real |= {"resampler_dim": projection.hidden_dim, "resampler_depth": projection.depth}
+    return config.to_dict() | real
+
+
+def leaves_public_shapes(adapter: MultiIPAdapterConfig) -> list[str]:
+    """What in an adapter's sizes other programs do not expect; empty: they load its file."""
+    projection = adapter.projection
+    reasons = [f"slots = {adapter.slots}"] if adapter.slots > 1 else []
+    if projection.kind not in ("linear", "resampler"):
+        return reasons
+    public = _projection(
+        TrainingConfig(projection=projection.kind),
+        projection.output_dim,
+        {name: projection.input_dim for name in (POOLED, HIDDEN)},
+    )
+    for name in ("num_tokens", "hidden_dim", "depth", "heads", "dim_head", "ff_mult"):
+        got, usual = getattr(projection, name), getattr(public, name)
+        if got != usual:
+            reasons.append(f"{name} = {got} (public files: {usual})")
+    return reasons
+
+
+def _plan(
+    config: TrainingConfig,
+    layer_dims: Sequence[int],
+    context_dim: int,
+    widths: Mapping[str, int],
+    loaded: MultiIPAdapter | None,
+) -> MultiIPAdapterConfig:
+    heads = config.aggregator_heads if config.aggregation == "learned" else 0
+    if heads and any(dim % heads for dim in layer_dims):
+        raise ValueError(
+            f"Got aggregator_heads = {heads}; expected a number that divides the widths of the "
+            f"model's layers, {', '.join(map(str, sorted(set(layer_dims))))}."
         )
+    if loaded:
+        _check_start(loaded.config, config, layer_dims, context_dim, widths)
+        plan = loaded.config
     else:
-        dim_head = min(64, config.resampler_dim)
-        projection = ProjectionConfig(
-            "resampler",
-            config.num_tokens,
-            context_dim,
-            input_dim=widths[HIDDEN],
-            hidden_dim=config.resampler_dim,
-            depth=config.resampler_depth,
-            heads=config.resampler_dim // dim_head,
-            dim_head=dim_head,
+        projection = _projection(config, context_dim, widths)
+        feature = "pooled" if projection.inputs == (POOLED,) else "hidden"
+        plan = MultiIPAdapterConfig(
+            projection,
+            tuple(layer_dims),
+            image_encoder=encoder_name(feature, projection.input_dim),
         )
-    return MultiIPAdapterConfig(
-        projection,
-        tuple(to_k.shape[0] for to_k, _ in text_weights),
-        slots=config.slots,
-        aggregation=config.aggregation,
-        aggregator_heads=config.aggregator_heads if config.aggregation == "learned" else 0,
+    return dataclasses.replace(
+        plan, slots=config.slots, aggregation=config.aggregation, aggregator_heads=heads
     )
 
 
-def _from_file(
-    config: TrainingConfig, text_weights: Sequence[tuple[Tensor, Tensor]], widths: dict[str, int]
-) -> MultiIPAdapter:
-    """The file's weights; more slots start as copies of its first, a score starts at zero."""
-    loaded = load_adapter(config.start_from)
-    dims = tuple(to_k.shape[0] for to_k, _ in text_weights)
-    context_dim = text_weights[0][0].shape[1]
-    projection = loaded.config.projection
-    if loaded.config.layer_dims != dims or projection.output_dim != context_dim:
+def _projection(
+    config: TrainingConfig, context_dim: int, widths: Mapping[str, int]
+) -> ProjectionConfig:
+    """Where the settings leave it open, sizes are those of the public files of the family."""
+    if config.projection == "linear":
+        tokens = config.num_tokens or 4
+        return ProjectionConfig("linear", tokens, context_dim, input_dim=widths[POOLED])
+    usual = _SDXL_DIM if context_dim == _SDXL_CONTEXT else context_dim
+    dim = config.resampler_dim or usual
+    dim_head = min(_DIM_HEAD, dim)
+    return ProjectionConfig(
+        "resampler",
+        config.num_tokens or 16,
+        context_dim,
+        input_dim=widths[HIDDEN],
+        hidden_dim=dim,
+        depth=config.resampler_depth,
+        heads=dim // dim_head,
+        dim_head=dim_head,
+    )
+
+
+def _check_start(
+    start: MultiIPAdapterConfig,
+    config: TrainingConfig,
+    layer_dims: Sequence[int],
+    context_dim: int,
+    widths: Mapping[str, int],
+) -> None:
+    projection = start.projection
+    if start.layer_dims != tuple(layer_dims) or projection.output_dim != context_dim:
         raise ValueError(
-            f"The adapter to start from is for {loaded.config.base_model}; the model is "
-            f"{family_name(len(dims), context_dim)}. Choose a file of the model's family."
+            f"The adapter to start from is for {start.base_model}; the model is "
+            f"{family_name(len(layer_dims), context_dim)}. Choose a file of the model's family."
         )
     for name in projection.inputs:
         if widths.get(name) != projection.input_dim:
             raise ValueError(
                 f"The adapter to start from reads {name} of width {projection.input_dim}; the "
                 f"image encoder gives {widths.get(name)}. Use "
-                f"{loaded.config.image_encoder or 'its encoder'}."
+                f"{start.image_encoder or 'its encoder'}."
             )
-    heads = config.aggregator_heads if config.aggregation == "learned" else 0
-    adapter = MultiIPAdapter(
-        dataclasses.replace(
-            loaded.config,
-            slots=config.slots,
-            aggregation=config.aggregation,
-            aggregator_heads=heads,
+    if start.slots > config.slots:
+        raise ValueError(
+            f"The adapter to start from has {start.slots} slots; got slots = {config.slots}, which "
+            f"would drop the others. Set slots = {start.slots} or more, and max_references to that "
+            "at most."
         )
-    )
+
+
+def _copy_text_weights(
+    adapter: MultiIPAdapter, text_weights: Sequence[tuple[Tensor, Tensor]]
+) -> None:
+    for layer, (to_k, to_v) in zip(adapter.ip_adapter.values(), text_weights, strict=True):
+        for slot_k, slot_v in layer.pairs():
+            slot_k.weight.copy_(to_k)
+            slot_v.weight.copy_(to_v)
+
+
+def _copy_file(adapter: MultiIPAdapter, loaded: MultiIPAdapter) -> None:
+    """The file's weights; more slots start as copies of its first."""
     adapter.image_proj.load_state_dict(loaded.image_proj.state_dict())
-    with torch.no_grad():
-        for name, layer in adapter.ip_adapter.items():
-            sources = loaded.ip_adapter[name].pairs()
-            for slot, (to_k, to_v) in enumerate(layer.pairs()):
-                source_k, source_v = sources[slot if slot < len(sources) else 0]
-                to_k.weight.copy_(source_k.weight)
-                to_v.weight.copy_(source_v.weight)
-            if name in adapter.aggregator and name in loaded.aggregator:
-                score = loaded.aggregator[name].score
-                if score.shape == adapter.aggregator[name].score.shape:
-                    adapter.aggregator[name].score.copy_(score)
-    return adapter
+    for name, layer in adapter.ip_adapter.items():
+        sources = loaded.ip_adapter[name].pairs()
+        for slot, (to_k, to_v) in enumerate(layer.pairs()):
+            source_k, source_v = sources[slot if slot < len(sources) else 0]
+            to_k.weight.copy_(source_k.weight)
+            to_v.weight.copy_(source_v.weight)
+    got, wanted = loaded.config.aggregator_heads, adapter.config.aggregator_heads
+    if got == wanted:
+        for name, aggregator in adapter.aggregator.items():
+            aggregator.score.copy_(loaded.aggregator[name].score)
+    elif got:
+        log.warning(
+            "The trained score of the file to start from is not used: it has %d head groups, this "
+            "run has %s.",
+            got,
+            wanted or "none",
+        )

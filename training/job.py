@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .config import TrainingConfig, check_fields
+from .images import FITS
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,10 @@ class DataConfig:
     Attributes:
         dataset: a folder of identities, CelebA's folder, a manifest, or parquet files.
         size: side of the training pictures in pixels, a multiple of 8.
-        held_out: share of the identities that only validation sees, two at least.
+        held_out: share of the identities that only validation sees, two at least; 0: none.
         previews: held-out identities of which pictures are drawn at every validation.
         cache: encode every picture once, before training, into the run's or a given folder.
-        cache_folder: where; empty: beside the run.
+        cache_folder: where; empty: in the run's folder, or where the node's runs share theirs.
         int8: store hidden states with 8 bits a value, half the size of a cache.
     """
 
@@ -40,8 +43,10 @@ class DataConfig:
         check_fields(self)
         if self.size < 64 or self.size % 8:
             raise ValueError(f"Got size = {self.size}; expected a multiple of 8, at least 64.")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"Got held_out = {self.held_out}; expected more than 0 and below 1.")
+        if self.fit not in FITS:
+            raise ValueError(f"Got fit = {self.fit!r}; expected one of {', '.join(FITS)}.")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"Got held_out = {self.held_out}; expected at least 0 and below 1.")
         if self.previews < 0:
             raise ValueError(f"Got previews = {self.previews}; expected 0 or more.")
 
@@ -60,8 +65,11 @@ FILES = ("checkpoint", "clip_vision", "vae", "output")
 DEMO = "demo"  # as checkpoint: the demo's tiny models, to try training without downloads
 
 
-def read_job(values: dict[str, Any]) -> Job:
+def read_job(values: dict[str, Any], unnamed: Sequence[str] = ()) -> Job:
     """Sort flat settings into the parts of a job.
+
+    Args:
+        unnamed: settings not to propose to whoever misspells one.
 
     Raises:
         ValueError: an unknown name or a value of the wrong kind.
@@ -70,9 +78,10 @@ def read_job(values: dict[str, Any]) -> Job:
     run_names = {f.name for f in dataclasses.fields(TrainingConfig)}
     known = data_names | run_names | set(FILES)
     if unknown := sorted(set(values) - known):
-        raise ValueError(
-            f"Got the unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}."
-        )
+        names = sorted(known - set(unnamed))
+        alike = [n for name in unknown for n in difflib.get_close_matches(name, names, 1)]
+        advice = f"did you mean {', '.join(alike)}?" if alike else f"known are {', '.join(names)}."
+        raise ValueError(f"Got the unknown settings {', '.join(unknown)}; {advice}")
     return Job(
         DataConfig(**{k: v for k, v in values.items() if k in data_names}),
         TrainingConfig(**{k: v for k, v in values.items() if k in run_names}),
@@ -85,7 +94,7 @@ _NUMBER = re.compile(r"[+-]?\d+(_\d+)*(\.\d+)?([eE][+-]?\d+)?")
 
 def parse_settings(text: str) -> dict[str, Any]:
     """Flat TOML: lines of `name = value`, with # comments; a value is a number, true or false, or a
-    text in quotes.
+    text, in quotes unless it is one word.
 
     Raises:
         ValueError: a line of another form.
@@ -99,14 +108,15 @@ def parse_settings(text: str) -> dict[str, Any]:
         try:
             if not equals or not name.isidentifier():
                 raise ValueError
-            if name in values:
-                raise ValueError
-            values[name] = _value(value)
+            read = _value(value)
         except ValueError:
             raise ValueError(
-                f"Line {number} of the settings reads {line!r}; expected 'name = value', each "
-                "name once, such as 'steps = 2000' or 'precision = \"bf16\"'."
+                f"Line {number} of the settings reads {line!r}; expected 'name = value', such as "
+                "'steps = 2000' or 'precision = bf16'."
             ) from None
+        if name in values:
+            raise ValueError(f"The setting {name} is given twice; expected each name once.")
+        values[name] = read
     return values
 
 
@@ -115,6 +125,8 @@ def _value(text: str) -> Any:
         value, end = _number(number[0].replace("_", "")), number.end()
     elif quoted := re.match(r"'([^']*)'", text):
         value, end = quoted[1], quoted.end()
+    elif (word := re.match(r"[A-Za-z_][\w.-]*", text)) and word[0] not in ("true", "false"):
+        value, end = word[0], word.end()
     else:
         value, end = json.JSONDecoder().raw_decode(text)
     rest = text[end:].strip()

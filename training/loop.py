@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,26 @@ from torch import Tensor, nn
 from ..models.adapter import MultiIPAdapter
 from ..models.aggregation import Aggregated
 from .backbone import Backbone
-from .batch import Batch, FeatureSource, collate, with_null_images
+from .batch import Batch, FeatureSource, collate, pinned, with_null_images
 from .config import TrainingConfig
 from .objective import Noise, add_noise, draw_noise, min_snr_weight, prediction_target, row_losses
 from .optimizer import build_optimizer, learning_rate_share
 from .processes import OneProcess
 from .sampling import DropOneSampler
-from .state import OtherRunError, Progress, checkpoints, load_state, save_state
+from .state import (
+    OtherRunError,
+    Progress,
+    checkpoints,
+    load_state,
+    save_state,
+    what_is_left,
+)
+from .window import Report, Window
 
+log = logging.getLogger("MultiIPAdapter")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Prepared = tuple[Batch, Noise, Mapping[str, Tensor]]  # with the encoded captions
 
 
 class KeysAndValues(nn.Module):
@@ -40,25 +51,8 @@ class KeysAndValues(nn.Module):
         return self.adapter.aggregate(self.adapter.project(features), mask=present)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `on_step` is told, at most every `log_every` steps.
-
-    `loss` and `gradient_norm` are means over the steps since the last report; `waited` is the
-    share of the time that was spent waiting for data.
-    """
-
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    samples_per_second: float
-    waited: float
-    losses: tuple[float, ...]
-
-
 class TrainingError(RuntimeError):
-    """Training cannot go on with these settings; the last state is intact."""
+    """Training cannot go on with these settings; states on disk are intact."""
 
 
 class NotFiniteError(TrainingError):
@@ -88,7 +82,7 @@ class Trainer:
         self.source = source
         self.config = config
         self.folder = folder
-        self.run = dict(run or {}) | {"config": _identifying(config)}
+        self.run = dict(run or {}) | {"config": config.to_dict()}
         self.processes = processes or OneProcess()
         if config.batch_size % self.processes.count:
             raise ValueError(
@@ -99,10 +93,7 @@ class Trainer:
         self.module = self.processes.wrap(KeysAndValues(self.adapter))
         self.parameters = [p for p in adapter.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(adapter, config)
-        on_gpu = backbone.device.type != "cpu"
-        self.scaler = torch.amp.GradScaler(
-            backbone.device.type, enabled=config.precision == "fp16" and on_gpu
-        )
+        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=config.precision == "fp16")
         self.ema: dict[str, Tensor] = {}
         if config.ema_decay:
             self.ema = {k: v.detach().clone() for k, v in adapter.state_dict().items()}
@@ -119,16 +110,24 @@ class Trainer:
         errors = []
         for path in reversed(checkpoints(self.folder) if self.folder else []):
             try:
-                self.progress = load_state(path, self.run, self.adapter, self.ema, self.optimizer)
+                self.progress, changes = load_state(
+                    path, self.run, self.adapter, self.ema, self.optimizer
+                )
             except OtherRunError:
                 raise
             except ValueError as error:
                 errors.append(str(error))
+                log.warning("%s It is passed over.", error)
                 continue
             self.scaler.load_state_dict(dict(self.progress.scaler) or self.scaler.state_dict())
+            for change in [] if self.processes.rank else changes:
+                log.warning("%s is resumed with another %s", path.parent.name, change)
             return True
         if errors:
-            raise ValueError("No state can be read: " + " ".join(errors))
+            raise ValueError(
+                f"No state can be read: {' '.join(errors)} Put whole ones back, or delete them to "
+                "begin anew."
+            )
         return False
 
     def save(self) -> Path | None:
@@ -162,32 +161,39 @@ class Trainer:
         """Run to the last step; False when stopped early. The state is saved either way.
 
         Raises:
-            TrainingError: the loss is no number, or memory ran out; the last state is intact.
-            OSError: the disk is full; the last state is intact.
+            TrainingError: the loss is no number, or memory ran out; states on disk are intact.
+            OSError: the disk is full; states on disk are intact.
         """
-        window = _Window(self.config, self.processes, skips=self.scaler.is_enabled())
+        window = Window(self.config, self.processes, self.scaler)
         batches = self._batches()
+        with self.memory_errors():
+            try:
+                while self.progress.step < self.config.steps:
+                    if self._is_stopped(should_stop):
+                        self._report(window, on_step)
+                        return False
+                    window.add(*self._step(batches, window))
+                    self._after_step(window, on_step, on_validate)
+                return True
+            finally:
+                batches.close()
+                # Also when cancelled in mid-step; but never broken or half updated weights.
+                self.intact = not self._updating and not window.problem()
+                if self.intact:
+                    self.save()
+
+    @contextmanager
+    def memory_errors(self) -> Iterator[None]:
+        """Say in a TrainingError what to change when memory runs out."""
         try:
-            while self.progress.step < self.config.steps:
-                if self._is_stopped(should_stop):
-                    self._report(window, on_step)
-                    return False
-                window.add(*self._step(batches, window))
-                self._after_step(window, on_step, on_validate)
-            return True
+            yield
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"Memory ran out at step {self.progress.step + 1} with batch_size "
+                f"Memory ran out after step {self.progress.step} with batch_size "
                 f"{self.config.batch_size}. Lower batch_size and raise accumulation by as much, "
-                "set gradient_checkpointing = true, use precision bf16, or lower size; the last "
-                "checkpoint is intact."
+                "set gradient_checkpointing = true, or use precision bf16, and resume; or start "
+                f"another run with a smaller size; {what_is_left(self.folder)}."
             ) from error
-        finally:
-            batches.close()
-            # Also when cancelled in the middle of a step; broken or half updated weights are not.
-            self.intact = not self._updating and window.is_finite()
-            if self.intact:
-                self.save()
 
     def _is_stopped(self, should_stop: Callable[[], bool]) -> bool:
         """Several processes agree only now and then, because asking waits for all devices."""
@@ -208,28 +214,32 @@ class Trainer:
             self.save()
             self.processes.wait()
 
-    def _report(self, window: _Window, on_step) -> None:
+    def _report(self, window: Window, on_step) -> None:
         if not window.losses:
             return
+        if self.processes.any(bool(problem := window.problem())):
+            raise NotFiniteError(
+                f"{problem or 'The loss of another process is no longer finite'}. Lower "
+                "learning_rate, or use precision bf16 or fp32 instead of fp16, and resume; "
+                f"{what_is_left(self.folder)}."
+            )
         step = self.progress.step
         report = window.report(step, self._learning_rate(step - 1))
         if on_step and not self.processes.rank:
             on_step(report)
 
-    def _step(
-        self, batches: Iterator[tuple[Batch, Noise]], window: _Window
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, batches: Iterator[Prepared], window: Window) -> tuple[Tensor, Tensor]:
         """One optimizer step; loss and gradient norm stay on the device."""
         self.optimizer.zero_grad(set_to_none=True)  # what a cancelled step has left
         total = torch.zeros((), device=self.backbone.device)
         for part in range(self.config.accumulation):
             began = time.perf_counter()
-            batch, noise = next(batches)
+            prepared = next(batches)
             window.waited += time.perf_counter() - began
             last = part == self.config.accumulation - 1
             sync = nullcontext() if last else self.processes.without_sync(self.module)
             with sync:
-                loss = self.loss(batch, noise) / self.config.accumulation
+                loss = self.loss(*prepared) / self.config.accumulation
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total, self._update()
@@ -243,25 +253,28 @@ class Trainer:
         self._updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._average()
+        self._average(norm)
         self.progress.step += 1
         self._updating = False
         return norm
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _average(self, norm: Tensor) -> None:
         if not self.config.ema_decay:
             return
         step = self.progress.step
-        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
-        averages = list(self.ema.values())
-        torch._foreach_lerp_(averages, list(self.adapter.state_dict().values()), 1 - decay)
+        share = 1 - min(self.config.ema_decay, (1 + step) / (10 + step))
+        averages, weights = list(self.ema.values()), list(self.adapter.state_dict().values())
+        if self.scaler.is_enabled():  # a step that it skipped has no part; the GPU is not asked
+            torch._foreach_lerp_(averages, weights, [share * norm.isfinite()] * len(averages))
+        else:
+            torch._foreach_lerp_(averages, weights, share)
 
     def _learning_rate(self, step: int) -> float:
         return self.config.learning_rate * learning_rate_share(self.config, step)
 
-    def loss(self, batch: Batch, noise: Noise) -> Tensor:
-        """Mean loss of a batch that is on the device."""
+    def loss(self, batch: Batch, noise: Noise, text: Mapping[str, Tensor]) -> Tensor:
+        """Mean loss of a batch that is on the device, as its encoded captions are."""
         schedule = self.backbone.alphas_cumprod
         noisy = add_noise(batch.latents, noise, schedule)
         target = prediction_target(self.backbone.prediction, batch.latents, noise, schedule)
@@ -272,7 +285,6 @@ class Trainer:
             self.backbone.null_features,
             self.config.slots,
         )
-        text = self.backbone.encode_text(batch.captions)
         with autocast(self.config, self.backbone.device):
             layers = self.module(features, present)
             predicted = self.backbone.denoise(noisy, noise.timesteps, text, layers)
@@ -283,7 +295,7 @@ class Trainer:
             )
         return losses.mean()
 
-    def _batches(self) -> Iterator[tuple[Batch, Noise]]:
+    def _batches(self) -> Iterator[Prepared]:
         """This process's rows from the present micro-step on, prepared ahead in a thread."""
         names, slots = self.adapter.config.projection.inputs, self.config.slots
         num_timesteps = len(self.backbone.alphas_cumprod)
@@ -291,75 +303,30 @@ class Trainer:
         mine = slice(self.processes.rank * count, (self.processes.rank + 1) * count)
         device = self.backbone.device
 
-        def prepare(micro_step: int) -> tuple[Batch, Noise]:
+        def prepare(micro_step: int) -> Prepared:
             batch = collate(self.source, self.sampler.batch(micro_step)[mine], names, slots)
             shape = (self.config.batch_size, *batch.latents.shape[1:])
             drawn = draw_noise(self.config, shape, num_timesteps, micro_step)
             noise = Noise(*(x[mine] for x in drawn))
+            text = self.backbone.encode_text(batch.captions)
             if device.type == "cuda":
-                return batch.pin_memory(), Noise(*(x.pin_memory() for x in noise))
-            return batch, noise
+                return batch.pin_memory(), Noise(*map(pinned, noise)), text
+            return batch, noise, text
 
         with ThreadPoolExecutor(max_workers=1) as pool:
+            position = self.progress.step * self.config.accumulation
             pending: list[Future] = []
             try:
-                position = self.progress.step * self.config.accumulation
+                pending += [pool.submit(prepare, position + i) for i in range(self.config.prefetch)]
                 while True:
-                    while len(pending) < self.config.prefetch:
-                        pending.append(pool.submit(prepare, position))
-                        position += 1
-                    batch, noise = pending.pop(0).result()
-                    yield batch.to(device), Noise(*(x.to(device, non_blocking=True) for x in noise))
+                    batch, noise, text = pending.pop(0).result()
+                    pending.append(pool.submit(prepare, position + self.config.prefetch))
+                    position += 1
+                    noise = Noise(*(x.to(device, non_blocking=True) for x in noise))
+                    yield batch.to(device), noise, text
             finally:
                 for future in pending:
                     future.cancel()
-
-
-class _Window:
-    """Losses since the last report, kept on the device until somebody asks."""
-
-    def __init__(self, config: TrainingConfig, processes: OneProcess, skips: bool):
-        self.config = config
-        self.processes = processes
-        self.skips = skips  # the scaler passes over a step whose gradient is not finite
-        self._clear()
-
-    def _clear(self) -> None:
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
-        self.waited = 0.0
-        self.began = time.perf_counter()
-
-    def add(self, loss: Tensor, norm: Tensor) -> None:
-        self.losses.append(loss)
-        self.norms.append(norm)
-
-    def is_finite(self) -> bool:
-        """Whether all steps since the last report were sound; waits for the device."""
-        values = self.losses if self.skips else [*self.losses, *self.norms]
-        return not values or bool(torch.stack(values).isfinite().all())
-
-    def report(self, step: int, learning_rate: float) -> Report:
-        """Raises NotFiniteError, in all processes alike."""
-        losses = self.processes.mean(torch.stack(self.losses))
-        if not self.is_finite() or not losses.isfinite().all():
-            raise NotFiniteError(
-                "The loss is no longer a finite number. Lower learning_rate, or use precision "
-                "bf16 or fp32 instead of fp16; the last checkpoint is intact and can be resumed."
-            )
-        seconds = time.perf_counter() - self.began
-        rows = len(losses) * self.config.batch_size * self.config.accumulation
-        report = Report(
-            step,
-            losses.mean().item(),
-            learning_rate,
-            torch.stack(self.norms).mean().item(),
-            rows / seconds,
-            self.waited / seconds,
-            tuple(losses.tolist()),
-        )
-        self._clear()
-        return report
 
 
 def autocast(config: TrainingConfig, device: torch.device):
@@ -367,11 +334,3 @@ def autocast(config: TrainingConfig, device: torch.device):
     if config.precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, _DTYPES[config.precision])
-
-
-def _identifying(config: TrainingConfig) -> dict[str, Any]:
-    """Settings that a resumed run may not change: all that shape its steps."""
-    free = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
-    free += ("prefetch", "compile", "gradient_checkpointing")
-    free += ("validation_identities", "validation_references")
-    return {k: v for k, v in config.to_dict().items() if k not in free}

@@ -36,7 +36,10 @@ def open_manifest(path: Path) -> PictureIndex:
     names, captions, masks = columns["image"], columns["caption"], columns["mask"]
     store = FileStore(root, names, captions.__getitem__, masks if masks.data else None)
     missing = sum(not caption for caption in captions)
-    notes = [f"{missing} of {len(owners)} entries have no caption."] if missing else []
+    with_mask = sum(bool(mask) for mask in masks)
+    notes = [
+        f"{len(owners) - missing} of {len(owners)} entries have a caption, {with_mask} have a mask."
+    ]
     return group(root, store, enumerate(owners), skipped, notes)
 
 

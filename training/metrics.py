@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .loop import Report
+from ..models.files import atomically
+from .state import disk_errors
 from .validation import ValidationReport
+from .window import Report
 
 
 class MetricsFile:
@@ -19,10 +22,14 @@ class MetricsFile:
         folder.mkdir(parents=True, exist_ok=True)
         # A run from the start validates at step 0 again.
         kept = [e for e in read_metrics(self.path) if resumed_from and e["step"] <= resumed_from]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
-        temporary.replace(self.path)
-        self._events = _tensorboard(folder)
+        with disk_errors(self.path), atomically(self.path) as temporary:
+            temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
+        self._events = _tensorboard(folder, resumed_from)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        if self._events is not None:
+            self._events.close()
 
     def step(self, report: Report) -> None:
         """Write a report of the loop."""
@@ -33,11 +40,24 @@ class MetricsFile:
         self._write("validation", report.to_dict())
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind} | values) + "\n")
+        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(_line({"kind": kind} | values))
         if self._events is not None:
             for name, value in _scalars(values):
                 self._events.add_scalar(f"{kind}/{name}", value, values["step"])
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(_plain(entry), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no infinity and no NaN; they become null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -63,7 +83,7 @@ def curves(entries: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]
     ]
     checks = [entry for entry in entries if entry["kind"] == "validation"]
     return {"loss": train} | {
-        name: [(entry["step"], entry[name]["mean"]) for entry in checks]
+        name: [(e["step"], e[name]["mean"]) for e in checks if e[name]["mean"] is not None]
         for name in ("matched", "none", "shuffled")
     }
 
@@ -73,9 +93,9 @@ def _scalars(values: dict[str, Any]) -> list[tuple[str, float]]:
     return flat + [(k, v["mean"]) for k, v in values.items() if isinstance(v, dict)]
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, resumed_from: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_from + 1)

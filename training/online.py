@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .batch import MASK
+from .batch import MASK, R, UnreadableError
 from .features import Encode, encode_pictures
 from .records import PictureIndex, Skipped
+from .sampling import without_bad
 
 
 class OnlineSource:
-    """Implements `batch.FeatureSource`.
-
-    A picture that cannot be read is replaced by the next one of its identity, and listed in
-    `skipped`.
-    """
+    """Implements `batch.FeatureSource`; the parts that `of` gives share what is known of bad
+    pictures."""
 
     def __init__(
         self,
@@ -28,56 +27,47 @@ class OnlineSource:
         batch_size: int = 16,
     ):
         self.index = index
-        self.skipped: list[Skipped] = []
         self._encode, self._size, self._fit, self._batch_size = encode, size, fit, batch_size
-        self._instead: dict[int, int] = {}
+        self._bad: dict[int, str] = {}  # record in the store -> reason
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Pictures that could not be read so far."""
+        return [Skipped(self.index.store.name(r), why) for r, why in list(self._bad.items())]
 
     def of(self, index: PictureIndex) -> OnlineSource:
         """The same for a part of the dataset."""
-        return OnlineSource(index, self._encode, self._size, self._fit, self._batch_size)
+        part = copy.copy(self)
+        part.index = index
+        return part
 
     def caption(self, number: int) -> str:
         """Caption of a picture."""
-        return self.index.caption(self._instead.get(number, number))
+        return self.index.caption(number)
+
+    def readable(self, rows: Sequence[R]) -> list[R]:
+        """Rows without the pictures in `skipped`, see `sampling.without_bad`."""
+        return [without_bad(row, self.index, self._is_bad) for row in rows]
 
     def fetch(self, numbers: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
         """[len(numbers), ...] each, on the encoders' device.
 
         Raises:
-            ValueError: an identity without a readable picture.
+            UnreadableError: some cannot be read; they are in `skipped` now.
         """
-        with torch.inference_mode(False):
-            rows: dict[int, dict[str, Tensor]] = {}
-            while missing := sorted({self._now(n) for n in numbers} - rows.keys()):
-                self._fill(rows, missing, names)
-            return {
-                name: torch.stack([rows[self._now(n)][name] for n in numbers]) for name in names
-            }
-
-    def _now(self, number: int) -> int:
-        return self._instead.get(number, number)
-
-    def _fill(self, rows: dict, missing: list[int], names: Sequence[str]) -> None:
+        rows: dict[int, dict[str, Tensor]] = {}
+        bad: dict[int, str] = {}
         arguments = (self._encode, self._size, self._fit, self._batch_size)
-        for encoded in encode_pictures(self.index, missing, *arguments, names):
-            for i, number in enumerate(encoded.numbers):
+        with torch.inference_mode(False):
+            for encoded in encode_pictures(self.index, sorted(set(numbers)), *arguments, names):
+                bad |= encoded.bad
                 tensors = {**encoded.features, MASK: encoded.masks}
-                rows[number] = {name: tensors[name][i].clone() for name in names}
-            for number, reason in encoded.bad.items():
-                self._replace(number, reason)
+                for i, number in enumerate(encoded.numbers):
+                    rows[number] = {name: tensors[name][i] for name in names}
+            if bad:
+                self._bad |= {int(self.index.records[n]): reason for n, reason in bad.items()}
+                raise UnreadableError(" ".join(bad.values()))
+            return {name: torch.stack([rows[n][name] for n in numbers]) for name in names}
 
-    def _replace(self, number: int, reason: str) -> None:
-        self.skipped.append(Skipped(self.index.name(number), reason))
-        bad = set(self._instead) | {number}
-        identity = self.index.identity_of(number)
-        left = [n for n in self.index.pictures_of(identity) if n not in bad]
-        if not left:
-            raise ValueError(
-                f"No picture of {self.index.identities[identity]} can be read: {reason} Remove "
-                "this identity, or look the dataset through before training."
-            )
-        following = [n for n in left if n > number] or left
-        for source, target in list(self._instead.items()):
-            if target == number:
-                self._instead[source] = following[0]
-        self._instead[number] = following[0]
+    def _is_bad(self, number: int) -> bool:
+        return int(self.index.records[number]) in self._bad

@@ -25,7 +25,7 @@ def build_optimizer(adapter: MultiIPAdapter, config: TrainingConfig) -> torch.op
     """AdamW over the projection and the rest, each with its learning rate as `base_lr`.
 
     Raises:
-        RuntimeError: the 8-bit form without bitsandbytes.
+        ValueError: the 8-bit form without bitsandbytes.
     """
     projection = list(adapter.image_proj.parameters())
     others = [*adapter.ip_adapter.parameters(), *adapter.aggregator.parameters()]
@@ -38,7 +38,7 @@ def build_optimizer(adapter: MultiIPAdapter, config: TrainingConfig) -> torch.op
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
-            raise RuntimeError(
+            raise ValueError(
                 "optimizer = adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw."
             ) from error
         return AdamW8bit(groups, weight_decay=config.weight_decay)

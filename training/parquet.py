@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -13,12 +14,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .captions import ATTRIBUTES, celeba_caption
-from .files import SafeFolder
+from .files import NO_FILE, SafeFolder, stat_of
 from .records import Picture, PictureIndex, Skipped, Strings, group
 
 IDENTITY_COLUMNS = ("identity", "celeb_id", "identity_id")
 CAPTION_COLUMNS = ("caption", "text")
-_SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val"), "test": ("test",)}
+_SPLITS = {
+    word: split
+    for split, words in {
+        "train": ("train", "training"),
+        "valid": ("valid", "validation", "val", "dev"),
+        "test": ("test", "testing", "eval", "evaluation"),
+    }.items()
+    for word in words
+}
 _ROWS = 256  # read at a time
 
 
@@ -26,12 +35,11 @@ def open_parquet(path: Path, split: str = "train", seed: int = 0) -> PictureInde
     """Index a parquet file, or those of a split in a folder (split "all": all of them).
 
     Raises:
-        ValueError: no usable file or column.
-        RuntimeError: pyarrow is not installed.
+        ValueError: no usable file or column, people in two splits, or pyarrow is not installed.
     """
     path = path.resolve()
     skipped: list[Skipped] = []
-    files = _files(path, split, skipped)
+    files, others = _files(path, split, skipped)
     root = path if path.is_dir() else path.parent
     store = ParquetStore(root, files)
     owners = Strings()
@@ -45,11 +53,12 @@ def open_parquet(path: Path, split: str = "train", seed: int = 0) -> PictureInde
         caption = next((c for c in CAPTION_COLUMNS if c in names), None)
         attributes = [] if caption else [a for a in ATTRIBUTES if a in names]
         for row in _rows(file, [identity, *([caption] if caption else attributes)]):
-            owners.add("" if row[identity] is None else str(row[identity]))
+            owners.add(_owner(row[identity]))
             store.add(file, row, caption, attributes, seed)
+    _assert_disjoint(root, split, set(owners), others, skipped)
     pairs = _pairs(store, owners, skipped)
     missing = sum(not text for text in store.captions)
-    notes = [f"{missing} of {len(store)} rows have no caption."] if missing else []
+    notes = [f"{len(store) - missing} of {len(store)} rows have a caption."]
     return group(root, store, pairs, skipped, notes)
 
 
@@ -68,17 +77,24 @@ class ParquetStore:
         self.names, self.captions = Strings(), Strings()
         self._blob: Any = None
         self._ends = np.zeros(1, dtype=np.int64)
+        self._times: dict[str, int] = {}  # of writing, by file
         self._lock = threading.Lock()
 
     def add(self, file: Path, row: dict, caption: str | None, attributes, seed: int) -> None:
         """One more row."""
-        name = f"{file.relative_to(self.root).as_posix()}#{len(self.names)}"
+        name = f"{self._relative(file)}#{len(self.names)}"
         self.names.add(name)
         if caption:
             self.captions.add(row[caption] if isinstance(row[caption], str) else "")
         else:
             has = {a for a in attributes if row[a] is True or row[a] == 1}
             self.captions.add(celeba_caption(has, seed, name) if attributes else "")
+
+    def _relative(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix()
+
+    def _file_of(self, record: int) -> str:
+        return self.names[record].rpartition("#")[0]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -102,10 +118,11 @@ class ParquetStore:
             raise OSError("the row holds no bytes, only a path")
         return io.BytesIO(data)
 
-    def size(self, record: int) -> int:
+    def stat(self, record: int) -> tuple[int, int, int, int]:
         with self._lock:
             self._unpack()
-        return int(self._ends[record + 1] - self._ends[record]) or -1
+        size = int(self._ends[record + 1] - self._ends[record])
+        return (size, self._times[self._file_of(record)], *NO_FILE) if size else NO_FILE * 2
 
     def annotations(self) -> bytes:
         return b""
@@ -113,6 +130,7 @@ class ParquetStore:
     def _unpack(self) -> None:
         if self._blob is not None:
             return
+        self._times = {self._relative(file): stat_of(file)[1] for file in self.files}
         blob, ends = tempfile.TemporaryFile(), [0]  # noqa: SIM115 - lives as long as the store
         try:
             for file in self.files:
@@ -134,6 +152,10 @@ def _bytes(image: Any) -> bytes:
     return data if isinstance(data, bytes) else b""
 
 
+def _owner(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
 def _pairs(store: ParquetStore, owners: Strings, skipped: list[Skipped]):
     for record, owner in enumerate(owners):
         if owner:
@@ -142,9 +164,30 @@ def _pairs(store: ParquetStore, owners: Strings, skipped: list[Skipped]):
             skipped.append(Skipped(store.name(record), "has no identity"))
 
 
-def _files(path: Path, split: str, skipped: list[Skipped]) -> list[Path]:
+def _assert_disjoint(
+    root: Path, split: str, people: set[str], others: Iterable[Path], skipped: list[Skipped]
+) -> None:
+    """Raises ValueError when another split's files show people of this one."""
+    for file in others:
+        name = file.relative_to(root).as_posix()
+        try:
+            column = _column(_open(file).schema_arrow.names, IDENTITY_COLUMNS, file)
+        except ValueError as error:
+            skipped.append(Skipped(name, f"not compared with the split {split!r}: {error}"))
+            continue
+        shared = sorted({_owner(row[column]) for row in _rows(file, [column])} & people - {""})
+        if shared:
+            raise ValueError(
+                f"{len(shared)} identities of the split {split!r} are in {name} too (for example "
+                f"{', '.join(shared[:3])}): results on held-out people would be wrong. Set split = "
+                '"all": people are then held out from all the files.'
+            )
+
+
+def _files(path: Path, split: str, skipped: list[Skipped]) -> tuple[list[Path], list[Path]]:
+    """Those of the split, and those of the other splits."""
     if path.is_file():
-        return [path]
+        return [path], []
     safe = SafeFolder(path)
     found = []
     for file in sorted(path.rglob("*.parquet")):
@@ -154,22 +197,29 @@ def _files(path: Path, split: str, skipped: list[Skipped]) -> list[Path]:
             skipped.append(Skipped(relative, reason))
         else:
             found.append(file)
-    known = [name for names in _SPLIT_NAMES.values() for name in names]
-    if split == "all" or not any(_split_of(file) in known for file in found):
-        chosen = found
-    else:
-        chosen = [file for file in found if _split_of(file) in _SPLIT_NAMES.get(split, (split,))]
+    splits = {file: _split_of(file.relative_to(path)) for file in found}
+    if split == "all" or (split == "train" and not any(splits.values())):
+        splits = dict.fromkeys(found, split)
+    chosen = [file for file in found if splits[file] == split]
     if not chosen:
-        reasons = "; ".join(f"{s.path} {s.reason}" for s in skipped[:3])
+        reasons = "; ".join(map(str, skipped[:3]))
         raise ValueError(
             f"Got no parquet file of the split {split!r} in {path}; found "
-            f"{', '.join(f.name for f in found[:5]) or 'none'}. {reasons}"
+            f"{', '.join(f.relative_to(path).as_posix() for f in found[:5]) or 'none'}. {reasons}"
         )
-    return chosen
+    reason = "names no split, unlike others; put train, valid or test into its name or folder's"
+    skipped += [Skipped(f.relative_to(path).as_posix(), reason) for f in found if not splits[f]]
+    return chosen, [file for file in found if splits[file] not in ("", split)]
 
 
 def _split_of(file: Path) -> str:
-    return file.stem.partition("-")[0].lower()  # train-00000-of-00003.parquet
+    """As Hugging Face lays them out: data/train-00000-of-00003.parquet, default/train/0000.parquet;
+    "" without one. The file's own name comes before its folders'."""
+    for part in (file.stem, *reversed(file.parts[:-1])):
+        for word in re.split("[^a-z]+", part.lower()):
+            if word in _SPLITS:
+                return _SPLITS[word]
+    return ""
 
 
 def _column(names: Sequence[str], wanted: Sequence[str], file: Path) -> str:
@@ -200,7 +250,7 @@ def _pyarrow() -> ModuleType:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise RuntimeError(
+        raise ValueError(
             "Reading parquet files needs pyarrow: pip install pyarrow, with the Python that runs "
             "this. Or unpack the data set to one folder for each identity."
         ) from error

@@ -101,23 +101,24 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 _MEANING = {
-    "fingerprint": "encoders",
-    "size": "picture size",
-    "fit": "fit",
-    "index": "pictures",
-    "format": "cache format",
+    "fingerprint": "another VAE or image encoder",
+    "size": "size: {} there, {} now",
+    "fit": "fit: {} there, {} now",
+    "index": "the pictures of the dataset have changed, or were copied without their times",
+    "format": "another version of this pack",
 }
 
 
 def check_key(folder: Path, got: CacheKey, wanted: CacheKey) -> None:
     """Raises ValueError naming what differs."""
     differences = [
-        f"{meaning}: the cache has {getattr(got, name)}, this run {getattr(wanted, name)}"
+        meaning.format(getattr(got, name), getattr(wanted, name))
         for name, meaning in _MEANING.items()
         if getattr(got, name) != getattr(wanted, name)
     ]
     if differences:
         raise ValueError(
             f"The feature cache in {folder} was made from something else "
-            f"({'; '.join(differences)}). Use another folder for this run, or delete that one."
+            f"({'; '.join(differences)}). Delete {folder}, and what is needed is encoded again; or "
+            "set another cache_folder, to keep both."
         )

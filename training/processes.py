@@ -33,6 +33,9 @@ class OneProcess:
     def wait(self) -> None:
         """Until all processes are here."""
 
+    def close(self) -> None:
+        """Leave the others, at the end of a run."""
+
 
 class Accelerated(OneProcess):
     """Training in several processes, which `accelerate launch` started."""
@@ -57,3 +60,8 @@ class Accelerated(OneProcess):
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        # Gloo aborts a process that goes, or whose peer goes, with the group still open.
+        self.wait()
+        self.accelerator.end_training()

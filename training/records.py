@@ -41,6 +41,10 @@ class Skipped:
     path: str
     reason: str
 
+    def __str__(self) -> str:
+        named = self.reason.startswith(self.path) or self.reason.startswith(printable(self.path))
+        return printable(self.reason if named else f"{self.path}: {self.reason}")
+
 
 class Strings(Sequence[str]):
     """Many short texts in one buffer."""
@@ -89,8 +93,9 @@ class Store(Protocol):
     def open(self, record: int) -> BinaryIO:
         """The encoded picture. Raises OSError."""
 
-    def size(self, record: int) -> int:
-        """Bytes of the encoded picture; -1: there is none."""
+    def stat(self, record: int) -> tuple[int, int, int, int]:
+        """Bytes and time of writing (ns) of the encoded picture, and of the file of its mask;
+        -1 and 0: there is none."""
 
     def annotations(self) -> bytes:
         """What else changes the pixels and masks that come out."""
@@ -117,7 +122,7 @@ class PictureIndex:
     records: np.ndarray
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    _sizes: np.ndarray | None = field(default=None, repr=False)
+    _stats: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -152,20 +157,32 @@ class PictureIndex:
         return self.store.open(int(self.records[number]))
 
     def sizes(self) -> np.ndarray:
-        """Bytes of every picture, -1 where the file is missing, [P]; asked for once."""
-        if self._sizes is None:
-            sizes = (self.store.size(int(r)) for r in self.records)
-            self._sizes = np.fromiter(sizes, dtype=np.int64, count=len(self))
-        return self._sizes
+        """Bytes of every picture, -1 where the file is missing, [P]."""
+        return self._all_stats()[:, 0]
 
-    def digest(self) -> str:
-        """Changes when a picture is added, removed, renamed, or gets another size in bytes."""
+    def _all_stats(self) -> np.ndarray:
+        """`Store.stat` of every picture, [P, 4]; asked for once, and only when it is needed: on a
+        network disk it takes far longer than the index."""
+        if self._stats is None:
+            stats = (self.store.stat(int(r)) for r in self.records)
+            self._stats = np.fromiter(stats, dtype=np.dtype((np.int64, 4)), count=len(self))
+        return self._stats
+
+    def digest(self, times: bool = False) -> str:
+        """Changes when a picture is added, removed, renamed, or when it or its mask gets another
+        size in bytes; the same wherever the dataset lies.
+
+        Args:
+            times: changes also when a picture or its mask is written anew (what was made from the
+                old one is stale), which includes copying without the times.
+        """
         digest = hashlib.sha256(self.starts.tobytes())
         for text in self.identities:
             digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
         for number in range(len(self)):
             digest.update(self.name(number).encode("utf-8", "surrogatepass") + b"\n")
-        digest.update(self.sizes().tobytes())
+        stats = self._all_stats()
+        digest.update((stats if times else stats[:, ::2]).tobytes())
         digest.update(self.store.annotations())
         return digest.hexdigest()[:16]
 
@@ -192,7 +209,7 @@ class PictureIndex:
             self.records[numbers],
             self.skipped,
             self.notes,
-            None if self._sizes is None else self._sizes[numbers],
+            None if self._stats is None else self._stats[numbers],
         )
 
     def split(self, held_out: float | int, seed: int) -> tuple[PictureIndex, PictureIndex]:
@@ -250,7 +267,7 @@ def require_pairs(index: PictureIndex, skipped: Sequence[Skipped] = ()) -> Pictu
     if (index.counts() >= 2).any():
         return index
     skipped = skipped or index.skipped
-    reasons = "; ".join(f"{printable(s.path)}: {s.reason}" for s in skipped[:3])
+    reasons = "; ".join(map(str, skipped[:3]))
     left_out = f" Left out: {len(skipped)} entries ({reasons})." if skipped else ""
     raise ValueError(
         f"No identity with two pictures in {index.root}: got {len(index)} usable pictures of "

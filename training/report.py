@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .images import BadPictureError, check_picture
-from .records import PictureIndex, printable
+from .records import PictureIndex, Skipped, printable
 
 TINY_SIDE = 64  # pixels; below, a picture says little about anybody
 TINY_BYTES = 512  # what the quick look can tell
@@ -35,6 +35,7 @@ class DatasetReport:
             identity, where they hurt: a reference would show the target.
         tiny: sides below 64 pixels (quick look: files below 512 bytes).
         cache_bytes: estimate for all usable pictures.
+        cache_of: the models and the size that the estimate is for.
         opened: pictures that were decoded; 0 in the quick look.
     """
 
@@ -54,6 +55,7 @@ class DatasetReport:
     cache_bytes: int
     steps_per_epoch: int
     opened: int
+    cache_of: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -68,6 +70,7 @@ def inspect_dataset(
     *,
     batch_size: int = 8,
     picture_bytes: int = 0,
+    cache_of: str = "",
     deep: bool = False,
     on_progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -77,6 +80,7 @@ def inspect_dataset(
     Args:
         batch_size: rows of an optimizer step, for the steps per epoch.
         picture_bytes: cached bytes of one picture, see `picture_bytes`.
+        cache_of: of which models and size, in words.
         deep: decode every picture; otherwise only names and sizes are looked at.
         on_progress: called with (opened, of how many) in the deep look.
         should_stop: asked between pictures; then the rest counts as good.
@@ -117,6 +121,7 @@ def inspect_dataset(
         cache_bytes=usable * picture_bytes,
         steps_per_epoch=math.ceil(usable / batch_size),
         opened=opened,
+        cache_of=cache_of,
     )
     return report, good
 
@@ -208,21 +213,24 @@ def _lines(report: DatasetReport) -> Iterator[str]:
         f"{report.usable_pictures:,} pictures of {report.usable_identities:,} identities with two "
         "or more"
     )
-    yield f"  pictures per identity: {_histogram(report.histogram)}"
+    yield f"  identities by their number of pictures: {_histogram(report.histogram)}"
     look = f"{report.opened:,} pictures opened" if report.opened else "quick look, none opened"
-    yield f"  {look}; {report.steps_per_epoch:,} steps per epoch; cache {_size(report.cache_bytes)}"
+    of = f" ({report.cache_of})" if report.cache_of else ""
+    cache = f"cache about {_size(report.cache_bytes)}{of}" if report.cache_bytes else "no cache"
+    yield f"  {look}; {report.steps_per_epoch:,} steps per epoch; {cache}"
     named = {
         "identities with one picture, not usable": report.singles,
         "missing": report.missing,
         "corrupt": [reason for _, reason in report.corrupt],
         "groups of equal pictures": [" = ".join(group) for group in report.duplicates],
         "tiny": report.tiny,
-        "left out": [f"{path}: {reason}" for path, reason in report.skipped],
+        "left out": [str(Skipped(path, reason)) for path, reason in report.skipped],
     }
     for what, names in named.items():
         if names:
             more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-            yield f"  {what}: {len(names):,} ({'; '.join(names[:_SHOWN])}{more})"
+            shown = "; ".join(name.rstrip(".") for name in names[:_SHOWN])
+            yield f"  {what}: {len(names):,} ({shown}{more})"
     yield from (f"  note: {note}" for note in report.notes)
 
 
@@ -233,8 +241,9 @@ def _histogram(histogram: dict[int, int]) -> str:
     for low, high in ranges:
         total = sum(n for count, n in histogram.items() if low <= count <= high)
         if total:
-            label = f"{low}+" if high == math.inf else str(low) if low == high else f"{low}-{high}"
-            parts.append(f"{label}: {total:,}")
+            label = str(low) if low == high else f"{low} to {high}"
+            label = f"{low} or more" if high == math.inf else label
+            parts.append(f"{total:,} with {label}")
     return ", ".join(parts)
 
 

@@ -1,39 +1,52 @@
 """A whole run in its folder: initial adapter, training, validation, and the adapter files.
 
 Folder: state-<step>.safetensors (to resume), adapter.safetensors (the averaged weights),
-best.safetensors (by validation), metrics.jsonl, config.json.
+best.safetensors (by validation), metrics.jsonl, config.json, run.lock.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..models.adapter import MultiIPAdapter
 from ..models.checkpoint import save_adapter
+from ..models.files import atomically
 from .backbone import Backbone
 from .batch import FeatureSource
 from .config import TrainingConfig
-from .initial import initial_adapter
+from .initial import initial_adapter, made_settings
+from .lock import take_lock
 from .loop import Report, Trainer
 from .metrics import MetricsFile, read_metrics
 from .processes import OneProcess
 from .state import disk_errors
 from .validation import ValidationReport, Validator
 
+ADAPTER = "adapter.safetensors"
+
 
 @dataclass(frozen=True)
 class Watcher:
-    """Told about a run while it goes on; all optional."""
+    """Told about a run while it goes on; all optional. `on_start` gets the step it goes on from."""
 
     on_step: Callable[[Report], None] = lambda report: None
     on_validation: Callable[[ValidationReport, MultiIPAdapter], None] = lambda report, adapter: None
     should_stop: Callable[[], bool] = lambda: False
     stops: tuple[type[BaseException], ...] = ()  # raised in the middle of a step; mean "stop" too
+    on_start: Callable[[int], None] = lambda step: None
+
+
+def where_it_begins(step: int, steps: int) -> str:
+    """For the user: a new run, one that goes on, or one that has nothing left to do."""
+    if step >= steps:
+        return f"finished already, at step {step}; raise steps to go on"
+    return f"resumed from step {step} of {steps}" if step else f"new run of {steps} steps"
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Run:
     Args:
         widths: of the image encoder's features, by name.
         identity: values that identify data and models, checked on resuming.
+        job: further settings to keep in config.json, for whoever reads it.
     """
 
     def __init__(
@@ -64,8 +78,10 @@ class Run:
         widths: dict[str, int],
         identity: Mapping[str, Any],
         processes: OneProcess | None = None,
+        job: Mapping[str, Any] | None = None,
     ):
         self.folder, self.config = folder, config
+        self.job = dict(job or {})
         self.processes = processes or OneProcess()
         folder.mkdir(parents=True, exist_ok=True)
         adapter = initial_adapter(config, backbone.text_weights(), widths)
@@ -80,10 +96,15 @@ class Run:
         """Train from the newest state in the folder, or from the start.
 
         Raises:
-            ValueError: `resume` is False and the folder holds a run.
+            ValueError: `resume` is False and the folder holds a run, or another process trains it.
+            TrainingError: the loss is no number, or memory ran out; states on disk are intact.
+            OSError: the disk is full; states on disk are intact.
         """
-        watcher = watcher or Watcher()
-        self._begin(resume)
+        with self._locked(), self.trainer.memory_errors():
+            self._begin(resume)
+            return self._go(watcher or Watcher())
+
+    def _go(self, watcher: Watcher) -> Result:
         metrics = MetricsFile(self.folder, self.trainer.progress.step) if self._first else None
 
         def on_step(report: Report) -> None:
@@ -96,6 +117,8 @@ class Run:
                 self._validate(step, metrics, watcher)
             self.processes.wait()
 
+        if self._first:
+            watcher.on_start(self.trainer.progress.step)
         finished = False
         try:
             if self.validator and self.trainer.progress.step == 0:
@@ -106,14 +129,31 @@ class Run:
         except watcher.stops:
             pass  # the trainer has kept what there is
         finally:
+            if metrics is not None:
+                metrics.close()
             if self._first and self.trainer.progress.step and self.trainer.intact:
-                self._save("adapter.safetensors")
+                self._save(ADAPTER)
         return Result(
             self.result_adapter(),
             finished,
             self.trainer.progress.step,
             read_metrics(self.folder / "metrics.jsonl"),
         )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other run in this folder meanwhile."""
+        lock = take_lock(self.folder / "run.lock") if self._first else None
+        try:
+            if self.processes.any(self._first and lock is None):
+                raise ValueError(
+                    f"The run {self.folder.name} is being trained by another process. Wait for it, "
+                    "stop it, or choose another name."
+                )
+            yield
+        finally:
+            if lock is not None:
+                lock.close()
 
     @property
     def _first(self) -> bool:
@@ -122,14 +162,16 @@ class Run:
     def result_adapter(self) -> MultiIPAdapter:
         """The averaged adapter, with a summary of the run in its config."""
         adapter = self.trainer.averaged()
-        summary = {"steps": self.trainer.progress.step, "settings": self.config.to_dict()}
-        summary["settings"].pop("start_from")  # a path of this machine
+        settings = made_settings(self.config, adapter.config)
+        settings.pop("start_from")  # a path of this machine
+        summary = {"steps": self.trainer.progress.step, "settings": settings}
         adapter.config = dataclasses.replace(adapter.config, training=summary)
         return adapter
 
     def _save(self, name: str) -> None:
-        with disk_errors(name):
-            save_adapter(self.result_adapter(), self.folder / name)
+        path = self.folder / name
+        with disk_errors(path):
+            save_adapter(self.result_adapter(), path)
 
     def _begin(self, resume: bool) -> None:
         resumed = resume and self.trainer.resume()
@@ -141,8 +183,11 @@ class Run:
         if self._first:
             for left in self.folder.glob(".*.tmp"):  # by a process that was killed while writing
                 left.unlink(missing_ok=True)
-            text = json.dumps(self.config.to_dict(), indent=2)
-            (self.folder / "config.json").write_text(text, encoding="utf-8")
+            settings = made_settings(self.config, self.trainer.adapter.config)
+            text = json.dumps(self.job | settings, indent=2)
+            path = self.folder / "config.json"
+            with disk_errors(path), atomically(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
     def _validate(self, step: int, metrics: MetricsFile, watcher: Watcher) -> None:
         adapter = self.trainer.averaged() if step else self.trainer.adapter

@@ -6,22 +6,25 @@ draws the same rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from .config import TrainingConfig
+from .records import PictureIndex, printable
 
 # Streams of random numbers that must not overlap.
 _ROWS, _EPOCH = 1, 2
+_MOST_IDENTITIES = 100  # in a row without readable pictures; then the disk is gone, most likely
 
 
 class Identities(Protocol):
     """What the sampler needs of a `PictureIndex`."""
 
-    identities: list[str]
+    identities: Sequence[str]
 
     def pictures_of(self, identity: int) -> range:
         """Numbers of the identity's pictures."""
@@ -101,6 +104,39 @@ class DropOneSampler:
             return False, True
         both = draw < c.drop_image + c.drop_text + c.drop_both
         return both, both
+
+
+R = TypeVar("R")
+
+
+def without_bad(row: R, index: PictureIndex, is_bad: Callable[[int], bool]) -> R:
+    """A row (target, references) of pictures that can be read; no reference becomes the target.
+
+    A bad target gives way to the identity's next picture; bad references are left out; an identity
+    with too few pictures gives way to a following one. Pictures are taken in a fixed order, so that
+    the same rows come out however early or late each bad picture is noticed.
+
+    Raises:
+        ValueError: none of them has two pictures left.
+    """
+    if not any(map(is_bad, (row.target, *row.references))):
+        return row
+    itself = tuple(row.references) == (row.target,)
+    first, count = index.identity_of(row.target), len(index.identities)
+    for identity in (*range(first, count), *range(first))[:_MOST_IDENTITIES]:
+        pictures = index.pictures_of(identity)
+        start = row.target if identity == first else pictures.start
+        order = (*range(start, pictures.stop), *range(pictures.start, start))
+        good = [n for n in order if not is_bad(n)]
+        if len(good) >= 1 + (not itself):
+            target, *others = good
+            kept = [n for n in row.references if n in others] or others[: len(row.references)]
+            return replace(row, target=target, references=(target,) if itself else tuple(kept))
+    raise ValueError(
+        f"Neither {printable(index.identities[first])} nor the identities after it have two "
+        "pictures that can be read. Look the dataset through, restore its files, or check that its "
+        "disk is still there."
+    )
 
 
 def _generator(seed: int, stream: int, position: int) -> np.random.Generator:

@@ -11,11 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..models.files import read_tensors, write_safetensors
+from .config import FREE_CHANGES, TOLD_CHANGES
 
 METADATA_KEY = "multi_ipadapter_training"
+# What a run's fingerprints, which say nothing to a reader, stand for.
+_CHANGED = {
+    "data": "the pictures of the dataset have changed",
+    "captions": "the captions have changed",
+    "encoders": "another VAE or image encoder",
+    "model": "another model, or other LoRAs on it",
+    "text_encoder": "another text encoder, or another of its layers",
+}
 _NAME = re.compile(r"^state-(\d{8})\.safetensors$")
 
 
@@ -24,16 +34,24 @@ class OtherRunError(ValueError):
 
 
 @contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Say in an OSError what could not be written, and what is left."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say in an OSError which file of a run could not be written, and what is left."""
     try:
         yield
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{what} could not be written ({error.strerror or error}). Free space on the disk, or "
-            "make the folder writable, and resume; the last checkpoint is intact",
+            f"{path.name} could not be written ({error.strerror or error}). Free space on the "
+            f"disk, or make the folder writable, and resume; {what_is_left(path.parent)}",
         ) from error
+
+
+def what_is_left(folder: Path | None) -> str:
+    """For the message of an error: from where the run can go on."""
+    kept = checkpoints(folder) if folder else []
+    return (
+        f"the last checkpoint, {kept[-1].name}, is intact" if kept else "no checkpoint exists yet"
+    )
 
 
 @dataclass
@@ -84,7 +102,7 @@ def save_state(
         "optimizer": values,
     }
     path = checkpoint_path(folder, progress.step)
-    with disk_errors(path.name):
+    with disk_errors(path):
         write_safetensors(path, tensors, {METADATA_KEY: json.dumps(metadata)})
     for old in checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
@@ -97,18 +115,21 @@ def load_state(
     module: nn.Module,
     ema: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
-) -> Progress:
-    """Put a state back.
+) -> tuple[Progress, list[str]]:
+    """Put a state back; also returns which settings differ in a way worth telling.
 
     Raises:
         ValueError: the file is damaged.
         OtherRunError: it belongs to another run.
     """
-    tensors, metadata = read_tensors(path)
+    try:
+        tensors, metadata = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is damaged or was cut off.") from error
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path.name} is not a training state.")
     saved = json.loads(metadata[METADATA_KEY])
-    _check_run(path, saved["run"], run)
+    changes = _check_run(path, saved["run"], run)
     module.load_state_dict(_part(tensors, "adapter."))
     with torch.no_grad():
         for name, value in _part(tensors, "ema.").items():
@@ -119,7 +140,23 @@ def load_state(
             "param_groups": optimizer.state_dict()["param_groups"],
         }
     )
-    return Progress(**saved["progress"])
+    return Progress(**saved["progress"]), changes
+
+
+def check_other_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """Look only at whose states a folder holds; says nothing where none can be read.
+
+    Raises:
+        OtherRunError: they belong to another run.
+    """
+    for path in reversed(checkpoints(folder)):
+        try:
+            with safe_open(path, framework="pt") as file:
+                saved = json.loads((file.metadata() or {})[METADATA_KEY])
+        except (SafetensorError, OSError, KeyError):
+            continue
+        _check_run(path, saved["run"], run)
+        return
 
 
 def _optimizer_entries(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict:
@@ -139,14 +176,18 @@ def _flat(run: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in run.items() if k != "config"} | dict(run.get("config") or {})
 
 
-def _check_run(path: Path, saved: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+def _check_run(path: Path, saved: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """Settings that do not say which run it is may differ; those worth telling are returned."""
     saved, wanted = _flat(saved), _flat(json.loads(json.dumps(dict(run))))
     differing = sorted(k for k in {*saved, *wanted} if saved.get(k) != wanted.get(k))
-    if differing:
-        details = "; ".join(
-            f"{k}: {saved.get(k)!r} there, {wanted.get(k)!r} now" for k in differing
-        )
+    told = {k: f"{k}: {saved.get(k)!r} there, {wanted.get(k)!r} now" for k in differing}
+    changed = {k: _CHANGED.get(k, text) for k, text in told.items()}
+    other = [text for k, text in changed.items() if k not in (*TOLD_CHANGES, *FREE_CHANGES)]
+    if other:
         raise OtherRunError(
-            f"{path.parent.name}/{path.name} belongs to another run ({details}). Resume with the "
-            "same settings, or start the run in a new folder."
+            f"{path.parent.name}/{path.name} belongs to another run ({'; '.join(other)}). Resume "
+            "with the same settings and data, or give this run another name and so a new folder "
+            "(on the command line: output). To go on from what was learned, choose its adapter "
+            "file in start_from."
         )
+    return [changed[name] for name in TOLD_CHANGES if name in changed]

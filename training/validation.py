@@ -7,17 +7,21 @@ paired by identity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from ..models.adapter import MultiIPAdapter
+from ..models.aggregation import Aggregated
 from .backbone import Backbone
-from .batch import LATENTS, FeatureSource, pad, with_null_images
+from .batch import LATENTS, FeatureSource, pad, read_rows, with_null_images
 from .config import TrainingConfig
 from .objective import Noise, add_noise, prediction_target, row_losses
 
@@ -27,7 +31,7 @@ TIMESTEPS = 8  # per identity, spread over the schedule
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % interval (normal approximation over identities)."""
+    """A mean and its 95 % interval by Student's t over identities."""
 
     mean: float
     low: float
@@ -36,8 +40,10 @@ class Interval:
     @classmethod
     def of(cls, values: Tensor) -> Interval:
         """[I] -> interval."""
-        mean = values.mean().item()
-        half = 1.96 * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+        mean, count = values.mean().item(), len(values)
+        if count < 2:
+            return cls(mean, -math.inf, math.inf)
+        half = float(stdtrit(count - 1, 0.975)) * values.std().item() / math.sqrt(count)
         return cls(mean, mean - half, mean + half)
 
 
@@ -62,6 +68,14 @@ class ValidationReport:
         """As plain values."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        gain, over = self.gain, self.gain_over_shuffled
+        return (
+            f"validation at {self.step}  matched {self.matched.mean:.5f}  "
+            f"none - matched {gain.mean:+.5f} [{gain.low:+.5f}, {gain.high:+.5f}]  "
+            f"shuffled - matched {over.mean:+.5f} [{over.low:+.5f}, {over.high:+.5f}]"
+        )
+
 
 @dataclass(frozen=True)
 class _Case:
@@ -79,6 +93,7 @@ class Validator:
     def __init__(self, backbone: Backbone, source: FeatureSource, config: TrainingConfig):
         self.backbone, self.source, self.config = backbone, source, config
         self.cases = _cases(source.index, config)
+        self._starts = [group.start for group in _groups(source.index)]
         if len(self.cases) < 2:
             raise ValueError(
                 f"Got {len(self.cases)} held-out identities with two or more pictures; expected at "
@@ -96,12 +111,14 @@ class Validator:
         """None when stopped."""
         losses: dict[str, list[Tensor]] = {"matched": [], "none": [], "shuffled": []}
         ratios = []
-        rows = max(1, self.config.batch_size // TIMESTEPS) * TIMESTEPS
-        for begin in range(0, len(self.cases), rows // TIMESTEPS):
+        together = max(1, self.config.batch_size // TIMESTEPS)
+        for begin in range(0, len(self.cases), together):
             if should_stop():
                 return None
-            chosen = range(begin, min(begin + rows // TIMESTEPS, len(self.cases)))
-            per_case, ratio = self._losses(adapter, chosen)
+            chosen = range(begin, min(begin + together, len(self.cases)))
+            per_case, ratio = read_rows(
+                self.source, self.cases, partial(self._losses, adapter, chosen)
+            )
             ratios.append(ratio)
             for name, values in per_case.items():
                 losses[name].append(values)
@@ -115,34 +132,66 @@ class Validator:
             attention_ratio=tuple(torch.stack(ratios).mean(0).tolist()),
         )
 
-    def _losses(self, adapter: MultiIPAdapter, chosen: range) -> tuple[dict[str, Tensor], Tensor]:
+    def _losses(
+        self, adapter: MultiIPAdapter, chosen: range, all_cases: Sequence[_Case]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Per kind [cases], each the mean over the timesteps; and the attention ratio [layers]."""
-        device, schedule = self.backbone.device, self.backbone.alphas_cumprod
-        cases = [self.cases[i] for i in chosen]
+        cases = [all_cases[i] for i in chosen]
+        others = [self._other(all_cases, i) for i in chosen]
+        own = [case.references for case in cases]
+        layers = {
+            "matched": self._layers(adapter, own, False),
+            "none": self._layers(adapter, own, True),
+            "shuffled": self._layers(adapter, [case.references for case in others], False),
+        }
         latents = self.source.fetch([case.target for case in cases], [LATENTS])[LATENTS]
-        latents = latents.float().to(device).repeat_interleave(TIMESTEPS, 0)
+        latents = latents.float().to(self.backbone.device)
+        text = self.backbone.encode_text([self.source.caption(case.target) for case in cases])
         noise = self._noise(chosen, latents.shape)
+        owner = torch.arange(len(cases), device=latents.device).repeat_interleave(TIMESTEPS)
+        losses: dict[str, list[Tensor]] = {name: [] for name in layers}
+        ratios = []
+        for begin in range(0, len(owner), self.config.batch_size):
+            rows = slice(begin, begin + self.config.batch_size)
+            part, ratio = self._part_losses(
+                latents[owner[rows]],
+                Noise(*(x[rows] for x in noise)),
+                {name: x[owner[rows]] for name, x in text.items()},
+                {name: _rows_of(each, owner[rows]) for name, each in layers.items()},
+            )
+            ratios.append(ratio)
+            for name, values in part.items():
+                losses[name].append(values)
+        mean = {k: torch.cat(v).unflatten(0, (-1, TIMESTEPS)).mean(1) for k, v in losses.items()}
+        return mean, torch.stack(ratios).mean(0)
+
+    def _other(self, cases: Sequence[_Case], number: int) -> _Case:
+        """The next case of another identity; one may stand in for its neighbour's bad pictures."""
+        following = [*cases[number + 1 :], *cases[:number]]
+        own = bisect(self._starts, cases[number].target)
+        return next((c for c in following if bisect(self._starts, c.target) != own), following[0])
+
+    def _part_losses(
+        self,
+        latents: Tensor,
+        noise: Noise,
+        text: Mapping[str, Tensor],
+        layers: Mapping[str, Sequence[Aggregated]],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """No more rows at a time than in training; per kind [rows], and the attention ratio."""
+        schedule = self.backbone.alphas_cumprod
         noisy = add_noise(latents, noise, schedule)
         target = prediction_target(self.backbone.prediction, latents, noise, schedule)
-        captions = [self.source.caption(case.target) for case in cases for _ in range(TIMESTEPS)]
-        text = self.backbone.encode_text(captions)
-        others = [self.cases[(i + 1) % len(self.cases)] for i in chosen]
-        conditions = {
-            "matched": ([case.references for case in cases], False),
-            "none": ([case.references for case in cases], True),
-            "shuffled": ([case.references for case in others], False),
-        }
-        result, ratio = {}, torch.zeros(0)
-        for name, (references, drop) in conditions.items():
-            layers = self._layers(adapter, references, drop)
-            predicted = self.backbone.denoise(noisy, noise.timesteps, text, layers)
-            rows = row_losses(predicted, target)
-            result[name] = rows.unflatten(0, (-1, TIMESTEPS)).mean(1)
-            if name == "matched":
-                ratio = self.backbone.attention_ratio(noisy, noise.timesteps, text, layers).cpu()
-        return result, ratio
+        losses = {}
+        for name, each in layers.items():
+            predicted = self.backbone.denoise(noisy, noise.timesteps, text, each)
+            losses[name] = row_losses(predicted, target)
+        ratio = self.backbone.attention_ratio(noisy, noise.timesteps, text, layers["matched"])
+        return losses, ratio.cpu()
 
-    def _layers(self, adapter: MultiIPAdapter, references, drop: bool):
+    def _layers(
+        self, adapter: MultiIPAdapter, references: Sequence[Sequence[int]], drop: bool
+    ) -> list[Aggregated]:
         names = adapter.config.projection.inputs
         features, present = pad(self.source, references, names)
         device = self.backbone.device
@@ -152,8 +201,7 @@ class Validator:
         features, present = with_null_images(
             features, present, dropped, self.backbone.null_features, adapter.config.slots
         )
-        tokens = adapter.project(features).repeat_interleave(TIMESTEPS, 0)
-        return adapter.aggregate(tokens, mask=present.repeat_interleave(TIMESTEPS, 0))
+        return adapter.aggregate(adapter.project(features), mask=present)
 
     def _noise(self, chosen: range, shape: tuple[int, ...]) -> Noise:
         count = len(self.backbone.alphas_cumprod)
@@ -166,9 +214,16 @@ class Validator:
         return Noise(torch.cat(noise).to(device), steps.to(device))
 
 
+def _rows_of(layers: Sequence[Aggregated], rows: Tensor) -> list[Aggregated]:
+    return [Aggregated(*(None if x is None else x[rows] for x in layer)) for layer in layers]
+
+
+def _groups(index) -> list[range]:
+    return [index.pictures_of(i) for i in range(len(index.identities))]
+
+
 def _cases(index, config: TrainingConfig) -> list[_Case]:
-    groups = [index.pictures_of(i) for i in range(len(index.identities))]
-    usable = [group for group in groups if len(group) >= 2]
+    usable = [group for group in _groups(index) if len(group) >= 2]
     random = np.random.Generator(np.random.Philox(key=[config.seed, _STREAM]))
     most = config.validation_references
     most = most if config.slots == 1 else min(most, config.slots)

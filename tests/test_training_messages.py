@@ -1,0 +1,283 @@
+"""What training tells its user: where a run stands, what was wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from multi_ipadapter.models.checkpoint import save_adapter
+from multi_ipadapter.nodes.dataset import ReferenceDataset, find_dataset
+from multi_ipadapter.nodes.load import FOLDER
+from multi_ipadapter.nodes.training_progress import TrainingBar
+from multi_ipadapter.training.chart import line_chart
+from multi_ipadapter.training.dataset import open_dataset
+from multi_ipadapter.training.loop import Report
+from multi_ipadapter.training.records import Skipped
+from multi_ipadapter.training.report import inspect_dataset
+from multi_ipadapter.training.run import where_it_begins
+from multi_ipadapter.training.state import checkpoints
+
+from .builders import assert_says, make_adapter, refusal
+from .people import jpeg, picture, settings_with, write_people
+from .test_resume import run_in
+from .test_training_cli import config, error_of, finish, start  # noqa: F401
+from .training_node import train
+
+
+@pytest.fixture
+def said(caplog):
+    """The log since the last call."""
+    caplog.set_level(logging.INFO, "MultiIPAdapter")
+
+    def messages() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    return messages
+
+
+# ---- where a run stands ------------------------------------------------------------------------
+
+
+def test_a_run_says_where_it_begins():
+    assert where_it_begins(0, 9) == "new run of 9 steps"
+    assert where_it_begins(3, 9) == "resumed from step 3 of 9"
+    assert_says(where_it_begins(9, 9), "finished already, at step 9", "raise steps")
+
+
+def test_the_node_logs_where_it_begins_and_every_validation(base, models, dataset, said):
+    text = settings_with(validate_every=2, previews=0)
+    for steps in (2, 4):
+        train(models, dataset, settings=text, steps=steps)
+    first, *lines = [x for x in said() if not x.startswith("step ")]
+    assert first == "new run of 2 steps"
+    begins = [line.split("  ")[0] for line in lines]
+    wanted = ["validation at 0", "validation at 2", "resumed from step 2 of 4", "validation at 4"]
+    assert begins == wanted
+    assert_says(lines[0], "matched", "none - matched", "shuffled - matched")
+    train(models, dataset, settings=text, steps=4)
+    assert "finished already, at step 4; raise steps to go on" in said()
+
+
+def test_the_command_line_says_where_it_begins_and_ends(config, tmp_path):  # noqa: F811
+    arguments = ["--config", config, f"output={tmp_path / 'run'}"]
+    code, out, err = finish(start(*arguments, "steps=1"))
+    assert code == 0 and "new run of 1 steps" in out, err
+    assert "Missing VAE keys" not in err
+    code, out, _ = finish(start(*arguments, "steps=1"))
+    assert code == 0 and "finished already, at step 1; raise steps" in out
+
+
+STOPPED = """
+import sys
+from multi_ipadapter.training import __main__ as cli
+stop = cli.StopSignals()
+stop.asked = True  # as if Ctrl-C had come while the models were loaded
+job, resume = cli.read_arguments(sys.argv[1:])
+assert not cli.run_job(job, resume, cli.start_processes(), stop)
+"""
+
+
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_a_run_stopped_before_its_first_step_names_no_file(config, tmp_path, cache):  # noqa: F811
+    output = tmp_path / "run"
+    command = [sys.executable, "-c", STOPPED]
+    process = start(
+        "--config", config, f"output={output}", f"cache={cache}", "steps=2", command=command
+    )
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert_says(out, "stopped before the first step", "the same command goes on")
+    assert "adapter.safetensors" not in out and not (output / "adapter.safetensors").exists()
+
+
+def test_the_remaining_time_is_told_once_it_is_known(caplog):
+    caplog.set_level(logging.INFO, "MultiIPAdapter")
+    bar = TrainingBar(40)
+    for step in (10, 20):
+        bar.step(Report(step, 0.25, 1e-4, 1.0, 8.0, 0.0, (0.25,)))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == "step 10 of 40, loss 0.2500, 8.0 samples/s"
+    assert second == "step 20 of 40, loss 0.2500, 8.0 samples/s, 0:00:00 left"
+
+
+# ---- what a run keeps about itself -------------------------------------------------------------
+
+
+def test_config_json_tells_the_whole_job(base, models, dataset, config, tmp_path):  # noqa: F811
+    train(models, dataset, steps=1)
+    kept = json.loads((base / "output/training/run/config.json").read_text())
+    assert kept["dataset"] == str(base / "input/people")
+    assert (kept["size"], kept["fit"], kept["held_out"], kept["steps"]) == (64, "crop", 0.3, 1)
+    assert "kind" not in kept, "a dataset that comes by a wire has its own"
+
+    output = tmp_path / "run of the command line"
+    code, _, err = finish(start("--config", config, f"output={output}", "steps=1"))
+    assert code == 0, err
+    kept = json.loads((output / "config.json").read_text())
+    assert (kept["checkpoint"], kept["kind"], kept["split"]) == ("demo", "auto", "train")
+    assert kept["dataset"] == str(config.parent / "people")
+
+
+def test_a_file_to_start_from_keeps_its_projection_and_that_is_said(base, models, dataset, said):
+    save_adapter(make_adapter(models[0]).adapter, base / "models" / FOLDER / "start.safetensors")
+    text = settings_with(projection="resampler", num_tokens=None)
+    adapter = train(models, dataset, settings=text, start_from="start.safetensors", steps=1).args[0]
+    assert_says("\n".join(said()), "projection = resampler has no effect", "linear")
+    kept = json.loads((base / "output/training/run/config.json").read_text())
+    assert (kept["projection"], kept["num_tokens"]) == ("linear", 4)
+    with safe_open(base / "output/training/run/adapter.safetensors", "pt") as file:
+        written = json.loads(file.metadata()["multi_ipadapter"])["training"]["settings"]
+    assert written["projection"] == adapter.config.training["settings"]["projection"] == "linear"
+
+
+# ---- bad settings ------------------------------------------------------------------------------
+
+
+def test_a_misspelt_setting_gets_a_proposal_that_would_be_taken(base, models, dataset, capsys):
+    message = refusal(train, models, dataset, settings="warmpu = 3")
+    assert_says(message, "unknown settings warmpu", "did you mean warmup?")
+    message = refusal(train, models, dataset, settings="zzzz = 3")
+    known = message.partition("known are ")[2].rstrip(".").split(", ")
+    assert "warmup" in known and not {"checkpoint", "steps", "dataset"} & set(known)
+    for name in known:
+        value = "x" if name != "fit" else "bogus"
+        again = refusal(train, models, dataset, settings=f"{name} = {value}")
+        assert "in settings;" not in again, name
+
+
+def test_settings_do_not_say_again_what_an_input_says(base, models, dataset):
+    message = refusal(train, models, dataset, settings="steps = 3")
+    assert_says(message, "Got steps in settings", "inputs", "Remove the line")
+
+
+def test_a_word_needs_no_quotes_in_the_node(base, models, dataset):
+    text = settings_with(projection=None) + "projection = linear\n"
+    adapter = train(models, dataset, settings=text, steps=1).args[0]
+    assert adapter.config.projection.kind == "linear"
+
+
+def test_a_setting_given_twice_on_the_command_line(config, capsys):  # noqa: F811
+    message = error_of(capsys, "--config", config, "steps=3", "steps=4")
+    assert "The setting steps is given twice" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--config", "nope.toml"], ["--config nope.toml cannot be read", "run.toml"]),
+        (["--config", "."], ["--config . cannot be read", "Expected a text file"]),
+        (["--config", "people/p00/0.png"], ["0.png cannot be read: it is no text"]),
+        (["output=/proc/x"], ["output folder /proc/x cannot be made", "setting output"]),
+        (["output=people"], ["output folder people", "lies in dataset", "setting output"]),
+        (["output=people/run"], ["output folder people/run", "lies in dataset"]),
+        (["output=c/run", "cache_folder=c"], ["output folder c/run", "lies in cache_folder"]),
+        (["start_from=people"], ["There is no file people", "setting start_from"]),
+        (["dataset=people/p00"], ["No identity with two pictures"]),
+    ],
+)
+def test_paths_that_cannot_be_used(tmp_path, monkeypatch, capsys, arguments, parts):
+    write_people(tmp_path / "people", identities=2)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    usual = ["checkpoint=demo", "dataset=people", "output=run"]
+    names = {x.partition("=")[0] for x in arguments}
+    usual = [x for x in usual if x.partition("=")[0] not in names]
+    assert_says(error_of(capsys, *arguments, *usual), *parts)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---- damaged states ----------------------------------------------------------------------------
+
+
+@torch.inference_mode(False)
+def test_a_state_that_was_cut_off_is_no_download(tmp_path, said):
+    run_in(tmp_path).go()
+    newest = checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    said()
+    assert run_in(tmp_path).trainer.resume()
+    assert said() == [f"{newest.name} is damaged or was cut off. It is passed over."]
+    for path in checkpoints(tmp_path):
+        path.write_bytes(b"no tensors")
+    message = refusal(run_in(tmp_path).go)
+    assert_says(message, "No state can be read", newest.name, "delete them to begin anew")
+    assert "download" not in message
+
+
+# ---- datasets ----------------------------------------------------------------------------------
+
+
+def test_why_a_dataset_is_refused(base, tmp_path_factory):
+    outside = write_people(tmp_path_factory.mktemp("outside") / "people", 2, 2)
+    (base / "input/link").symlink_to(outside)
+    reasons = {
+        "nobody": "is not there",
+        "link": "leads elsewhere through a link",
+        str(outside): "is a full path",
+        "../output": "leads out of the folder",
+        "../nothing": "leads out of the folder",
+        "": "names the whole folder",
+    }
+    for name, reason in reasons.items():
+        assert_says(refusal(find_dataset, name), f"Got the dataset {name!r}, which {reason};")
+
+
+def test_the_folder_of_a_manifest_leads_to_the_manifest(tmp_path):
+    root = tmp_path / "people"
+    root.mkdir()
+    for i in range(2):
+        picture(i).save(root / f"{i}.png")
+    entries = [{"image": f"{i}.png", "identity": "a"} for i in range(2)]
+    (root / "list.json").write_text(json.dumps(entries))
+    assert_says(refusal(open_dataset, root), "No identity with two", "people/list.json")
+    assert_says(refusal(open_dataset, root, "manifest"), "the folder people as manifest", "file")
+    assert len(open_dataset(root / "list.json")) == 2
+
+
+def test_celebas_pictures_lead_to_the_folder_above(tmp_path):
+    root = tmp_path / "celeba" / "img_align_celeba"
+    root.mkdir(parents=True)
+    (root / "000001.jpg").write_bytes(jpeg(0))
+    assert_says(refusal(open_dataset, root), "For CelebA give the folder above, celeba")
+
+
+def test_the_report_counts_captions_and_masks_and_names_once(tmp_path):
+    for i in range(4):
+        picture(i).save(tmp_path / f"{i}.png")
+    entries = [{"image": f"{i}.png", "identity": "ab"[i // 2]} for i in range(4)]
+    entries[0] |= {"mask": "1.png", "caption": "outdoors"}
+    (tmp_path / "m.json").write_text(json.dumps(entries))
+    index = open_dataset(tmp_path / "m.json")
+    reasons = [Skipped("x.png", "x.png: not a picture."), Skipped("y.png", "is empty.")]
+    text = str(inspect_dataset(dataclasses.replace(index, skipped=reasons))[0])
+    assert "left out: 2 (x.png: not a picture; y.png: is empty)" in text
+    assert "1 of 4 entries have a caption, 1 have a mask." in text
+    assert "identities by their number of pictures: 2 with 2 to 4" in text
+
+
+def test_the_report_of_the_node_says_what_the_cache_is_for(base):
+    report = ReferenceDataset.execute("people").args[1]
+    assert_says(report, "cache about", "SD1.5 at 512 pixels, CLIP-ViT-H hidden states")
+    assert "all 32 pictures have a caption." in report
+
+
+# ---- the chart ---------------------------------------------------------------------------------
+
+
+def test_the_legend_covers_no_curve():
+    """A flat curve at the top of the axes shows its colour all the way."""
+    names = ("loss", "loss, smoothed", "matched", "none", "shuffled")
+    curves = [(name, [(0, i), (100, i)]) for i, name in enumerate(names)]
+    pixels = np.asarray(line_chart("Training", curves)).astype(int)
+    highest = (np.abs(pixels - [0xA1, 0x42, 0xF4]).sum(-1) < 30)[:, :-230].any(1).argmax()
+    legend = (pixels[:, -160:-30].sum(-1) < 300).any(1).nonzero()[0]  # its words
+    assert highest > legend[legend < 200].max()
