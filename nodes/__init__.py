@@ -7,14 +7,19 @@ import os
 import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import reference_files
+from . import evaluation_files, reference_files
 from .apply import ApplyMultiIPAdapter
 from .dataset import ReferenceDataset
 from .demo import DemoModels
 from .encode import EncodeReferenceImages
+from .evaluate import EvaluatePictures
+from .evaluation_report import ReportFigures
 from .load import FOLDER, LoadMultiIPAdapter
 from .names import SUFFIX
+from .rank import RankPictures
 from .reference_files import LoadReferences, SaveReferences
+from .score import ScorePairs
+from .sweep import SweepMultiIPAdapter
 from .train import SaveMultiIPAdapter, TrainMultiIPAdapter
 
 
@@ -33,6 +38,10 @@ class MultiIPAdapterExtension(ComfyExtension):
             str(reference_files.references_directory()),
             {SUFFIX},
         )
+        metrics = os.path.join(folder_paths.models_dir, evaluation_files.METRICS)
+        _register(evaluation_files.METRICS, metrics, folder_paths.supported_pt_extensions)
+        for path in (str(evaluation_files.evaluation_directory()), metrics):
+            _register(evaluation_files.STATISTICS, path, {evaluation_files.STATISTICS_SUFFIX})
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The pack's nodes, in the order of their use."""
@@ -45,6 +54,11 @@ class MultiIPAdapterExtension(ComfyExtension):
             ReferenceDataset,
             TrainMultiIPAdapter,
             SaveMultiIPAdapter,
+            SweepMultiIPAdapter,
+            EvaluatePictures,
+            ReportFigures,
+            ScorePairs,
+            RankPictures,
             DemoModels,
         ]
 

@@ -5,5 +5,6 @@ from comfy_api.v0_0_2 import io
 MultiIPAdapterSocket = io.Custom("MULTI_IPADAPTER")
 ReferenceEmbedsSocket = io.Custom("REFERENCE_EMBEDS")
 ReferenceDatasetSocket = io.Custom("REFERENCE_DATASET")
+EvaluationReportSocket = io.Custom("EVALUATION_REPORT")
 
 CATEGORY = "multi-ipadapter"

@@ -44,6 +44,14 @@ def test_models_know_neither_comfyui_nor_the_nodes():
     assert not any(name.startswith("multi_ipadapter.nodes") for name in loaded)
 
 
+@pytest.mark.parametrize("name", ["training.loop", "evaluation.run", "evaluation.loading"])
+def test_training_and_evaluation_know_no_comfyui(name):
+    loaded = modules_after(f"import multi_ipadapter.{name}")
+    assert f"multi_ipadapter.{name}" in loaded
+    assert not top_level(loaded) & (COMFYUI | {"transformers"})  # which is slow to import
+    assert not any(name.startswith("multi_ipadapter.nodes") for name in loaded)
+
+
 @pytest.mark.parametrize("code", ["import multi_ipadapter", LOAD_BY_PATH], ids=["name", "path"])
 def test_the_package_itself_imports_nothing_heavy(code):
     loaded = modules_after(code)

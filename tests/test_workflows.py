@@ -26,9 +26,8 @@ def stem(path):
 
 
 def test_expected_files_are_there():
-    assert {"demo", "sd15_multi_reference", "sdxl_multi_reference", "train"} == set(
-        map(stem, WORKFLOWS)
-    )
+    names = {"demo", "sd15_multi_reference", "sdxl_multi_reference", "train", "evaluate", "sweep"}
+    assert names == set(map(stem, WORKFLOWS))
     more = {"save_references", "load_references", "two_adapters", "mask"}
     assert set(map(stem, PROMPTS)) == set(map(stem, WORKFLOWS)) | more
 

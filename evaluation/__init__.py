@@ -1,0 +1,1 @@
+"""Metrics of generated pictures: feature networks, pure functions over features, and reports."""

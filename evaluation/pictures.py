@@ -1,0 +1,272 @@
+"""Where the pictures of an evaluation come from: a folder, a list of files, or IMAGE batches."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..training.files import SafeFolder
+from ..training.images import SUFFIXES, BadPictureError, decode
+from ..training.records import Skipped, printable
+
+TENSOR = "tensor"  # format of a picture that never was a file
+_BESIDE = (".txt", ".json", ".jsonl", ".csv", ".md", ".npz", ".safetensors")
+_KINDS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG", "PNG"),
+    (b"RIFF", "WEBP"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II", "TIFF"),
+    (b"MM", "TIFF"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded picture: pixels uint8 [C, H, W], C = 3 (6 for a pair), and its file format."""
+
+    pixels: Tensor
+    format: str
+
+
+class Source(Protocol):
+    """Pictures by number. `skipped` lists what was left out before any was opened."""
+
+    skipped: Sequence[Skipped]
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """For reports and messages."""
+
+    def load(self, number: int) -> Picture:
+        """Decode a picture. Raises BadPictureError."""
+
+    def fingerprint(self, number: int) -> str:
+        """Changes when the picture does. Raises BadPictureError."""
+
+
+class ListSource:
+    """Picture files; `names` are what reports call them (default: the file names)."""
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        names: Sequence[str] | None = None,
+        skipped: Sequence[Skipped] = (),
+    ):
+        self._paths = [os.path.abspath(path) for path in paths]
+        self._names = [os.path.basename(p) for p in self._paths] if names is None else list(names)
+        self.skipped = list(skipped)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def name(self, number: int) -> str:
+        return printable(self._names[number])
+
+    def path(self, number: int) -> Path:
+        """The file of a picture."""
+        return Path(self._paths[number])
+
+    def load(self, number: int) -> Picture:
+        name = self.name(number)
+        try:
+            file = open(self._paths[number], "rb")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise _unopened(name, error) from error
+        with file:
+            kind = _kind(file)
+            image = decode(file, name)[0]
+        return Picture(torch.from_numpy(np.array(image)).permute(2, 0, 1), kind)
+
+    def fingerprint(self, number: int) -> str:
+        path = self._paths[number]
+        try:
+            state = os.stat(path)
+        except OSError as error:
+            raise _unopened(self.name(number), error) from error
+        text = f"{os.path.realpath(path)}|{state.st_size}|{state.st_mtime_ns}"
+        return _digest(text.encode("utf-8", "surrogatepass"))
+
+
+class FolderSource(ListSource):
+    """All pictures below a folder, sorted by their path; links that lead out are not followed.
+
+    Raises:
+        ValueError: no such folder, or no picture in it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.root = Path(folder)
+        if not self.root.is_dir():
+            raise ValueError(
+                f"There is no folder {self.root}. Give a folder that holds the pictures."
+            )
+        skipped: list[Skipped] = []
+        relative = sorted(_files_below(self.root, skipped))
+        if not relative:
+            raise ValueError(
+                f"There is no picture in {self.root}: expected files that end in "
+                f"{', '.join(SUFFIXES)}.{left_out(skipped)} Put the pictures there, or give "
+                "another folder."
+            )
+        self.relative = relative
+        super().__init__([self.root / path for path in relative], relative, skipped)
+
+
+class TensorSource:
+    """IMAGE batches, float [B, H, W, 3] in 0..1, quantised as ComfyUI's Save Image does.
+
+    So a batch and its saved PNG files have the same scores.
+
+    Args:
+        images: one batch, or several, whose sizes may differ.
+
+    Raises:
+        ValueError: another shape or dtype, or no picture.
+    """
+
+    def __init__(self, images: Tensor | Sequence[Tensor], label: str = "image"):
+        self._batches = [images] if isinstance(images, Tensor) else list(images)
+        self._label = label
+        self.skipped: list[Skipped] = []
+        for batch in self._batches:
+            if batch.ndim != 4 or batch.shape[-1] not in (3, 4) or not batch.is_floating_point():
+                raise ValueError(
+                    f"Got {label} of {batch.dtype} {list(batch.shape)}; expected an IMAGE, float "
+                    "[pictures, height, width, 3]."
+                )
+        self._places = [(b, row) for b, t in enumerate(self._batches) for row in range(len(t))]
+        if not self._places:
+            raise ValueError(f"Got no {label}; expected at least one picture.")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name(self, number: int) -> str:
+        return f"{self._label} {number}"
+
+    def load(self, number: int) -> Picture:
+        batch, row = self._places[number]
+        values = self._batches[batch][row, ..., :3].detach().float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise BadPictureError(
+                f"{self.name(number)}: pixels that are not finite numbers (a black picture). Run "
+                "the VAE in float32 (ComfyUI: --fp32-vae)."
+            )
+        pixels = np.clip(255.0 * values, 0, 255).astype(np.uint8)  # truncates, as Save Image
+        return Picture(torch.from_numpy(pixels).permute(2, 0, 1), TENSOR)
+
+    def fingerprint(self, number: int) -> str:
+        pixels = self.load(number).pixels
+        return _digest(repr(tuple(pixels.shape)).encode() + pixels.contiguous().numpy().tobytes())
+
+
+def picture_of(source: Source, number: int) -> Image.Image:
+    """A picture to look at. Raises BadPictureError."""
+    return Image.fromarray(source.load(number).pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+class PairSource:
+    """Pairs of pictures, stacked: uint8 [6, H, W]; the second takes the size of the first.
+
+    Attributes:
+        smallest: least pixels on each side of both, below which the network cannot compare them.
+    """
+
+    smallest = 1
+
+    def __init__(self, first: Source, second: Source, pairs: Sequence[tuple[int, int]]):
+        self.first, self.second, self.pairs = first, second, list(pairs)
+        self.skipped: list[Skipped] = []
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, number: int) -> str:
+        a, b = self.pairs[number]
+        return f"{self.first.name(a)} and {self.second.name(b)}"
+
+    def load(self, number: int) -> Picture:
+        a, b = self.pairs[number]
+        first, second = self.load_one(self.first, a), self.load_one(self.second, b).pixels
+        size = tuple(first.pixels.shape[1:])
+        if tuple(second.shape[1:]) != size:
+            second = torch.nn.functional.interpolate(
+                second[None].float(), size, mode="bicubic", antialias=True, align_corners=False
+            )[0]
+            second = second.round().clamp(0, 255).to(torch.uint8)
+        return Picture(torch.cat([first.pixels, second]), first.format)
+
+    def load_one(self, source: Source, number: int) -> Picture:
+        """One picture of a pair. Raises BadPictureError, also if it is too small."""
+        picture = source.load(number)
+        height, width = picture.pixels.shape[1:]
+        if min(height, width) < self.smallest:
+            raise BadPictureError(
+                f"{source.name(number)}: is {width}x{height}; LPIPS compares pictures of at least "
+                f"{self.smallest} pixels on each side. Enlarge it."
+            )
+        return picture
+
+    def fingerprint(self, number: int) -> str:
+        a, b = self.pairs[number]
+        return _digest(f"{self.first.fingerprint(a)} {self.second.fingerprint(b)}".encode())
+
+
+def left_out(skipped: Sequence[Skipped]) -> str:
+    """A sentence on the first of them, or nothing."""
+    if not skipped:
+        return ""
+    reasons = "; ".join(f"{printable(s.path)}: {s.reason}" for s in skipped[:3])
+    return f" Left out: {len(skipped)} ({reasons})."
+
+
+def _files_below(root: Path, skipped: list[Skipped]) -> Iterator[str]:
+    safe = SafeFolder(root)
+    for folder, folders, files in os.walk(root):
+        above = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if above == "." else f"{above}/"
+        for name in sorted(n for n in folders if os.path.islink(os.path.join(folder, n))):
+            skipped.append(Skipped(prefix + name, "is a link to a folder; give that folder itself"))
+        folders[:] = [n for n in folders if not n.startswith(".")]  # os.walk follows no links
+        for name in files:
+            if name.startswith(".") or name.lower().endswith(_BESIDE):
+                continue
+            reason = _refusal(safe, folder, name, prefix + name)
+            if reason:
+                skipped.append(Skipped(prefix + name, reason))
+            else:
+                yield prefix + name
+
+
+def _refusal(safe: SafeFolder, folder: str, name: str, relative: str) -> str:
+    if not name.lower().endswith(SUFFIXES):
+        return f"is none of {', '.join(SUFFIXES)}; convert it"
+    return safe.refusal(relative) if os.path.islink(os.path.join(folder, name)) else ""
+
+
+def _kind(file: BinaryIO) -> str:
+    head = file.read(8)
+    file.seek(0)
+    return next((kind for magic, kind in _KINDS if head.startswith(magic)), "other")
+
+
+def _unopened(name: str, error: OSError) -> BadPictureError:
+    reason = error.strerror or str(error)
+    return BadPictureError(f"{name}: cannot be opened ({reason}). Restore it.")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]

@@ -1,0 +1,275 @@
+"""One evaluation: pictures through the networks once, then all metrics, then the report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..training.processes import OneProcess
+from . import caveats
+from .extract import Extracted, Interrupted, extract
+from .manifest import GeneratedSet
+from .picture_scores import PictureScores
+from .pictures import PairSource, Source
+from .plan import (
+    BY_STATISTICS,
+    METRICS,
+    PER_IMAGE,
+    REAL,
+    PairDistance,
+    Pass,
+    all_sources,
+    check_metrics,
+    passes_of,
+)
+from .points import Material, points
+from .report import EvaluationReport, NetworkUse
+from .set_scores import SetScores
+from .statistics import Provenance, load_statistics
+from .store import FeatureStore
+from .usable import use_sources
+
+__all__ = ["METRICS", "PER_IMAGE", "Interrupted", "Request", "evaluate"]
+MIXED_SIZES = ("resize", "skip")
+_LARGEST_SEED = 2**32 - 1  # of NumPy's RandomState
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate.
+
+    Attributes:
+        metrics: names of `METRICS`.
+        statistics: a file that stands for the real pictures in FID.
+        save_statistics: where to write those of the real pictures.
+        mixed_sizes: "resize": every network resizes each picture; "skip": only the generated and
+            real pictures of their most common size count, the others are listed.
+        seed: of subsets, splits and intervals.
+        splits: of the Inception Score.
+        fid_minimum: with fewer pictures no FID is given.
+    """
+
+    metrics: Sequence[str]
+    generated: GeneratedSet
+    real: Source | None = None
+    statistics: Path | None = None
+    save_statistics: Path | None = None
+    batch_size: int = 32
+    device: str | torch.device = "cpu"
+    mixed_sizes: str = "resize"
+    seed: int = 0
+    splits: int = 10
+    fid_minimum: int = 50
+    confidence: float = 0.95
+
+    def __post_init__(self):
+        object.__setattr__(self, "metrics", check_metrics(self.metrics))
+        if self.mixed_sizes not in MIXED_SIZES:
+            raise ValueError(
+                f"Got mixed_sizes {self.mixed_sizes!r}; expected one of {', '.join(MIXED_SIZES)}."
+            )
+        for name in ("batch_size", "splits"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Got {name} {getattr(self, name)}; expected 1 or more.")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise ValueError(f"Got seed {self.seed}; expected 0 to {_LARGEST_SEED}.")
+        if self.fid_minimum < 2:
+            raise ValueError(f"Got fid_minimum {self.fid_minimum}; expected 2 or more.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(
+                f"Got confidence {self.confidence}; expected a number between 0 and 1, like 0.95."
+            )
+        if self.save_statistics and (self.real is None or not set(self.metrics) & _INCEPTION):
+            raise ValueError(
+                "Statistics can be saved only with real pictures and one of the metrics "
+                f"{', '.join(sorted(_INCEPTION))}."
+            )
+
+
+_INCEPTION = {n for n, metric in METRICS.items() if ("inception", REAL) in metric.passes}
+
+
+def evaluate(
+    request: Request,
+    networks: Mapping[str, Any],
+    *,
+    store: str | Path | None = None,
+    on_step: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    processes: OneProcess | None = None,
+) -> EvaluationReport | None:
+    """Evaluate generated pictures.
+
+    In several processes each computes a part of the features; the first one then reads them all
+    from the store, in the order of one process, so the statistics are the same.
+
+    Args:
+        networks: by role: inception, clip (with `text` for the text metrics), dino, lpips
+            (`distance`), face, aesthetic (`score`), and cmmd_clip, aesthetic_clip where another
+            one than clip is wanted. Objects like `networks.FeatureNetwork`.
+        store: folder that keeps the features, so that a stopped evaluation goes on; None: a
+            temporary one.
+        on_step: called with pictures done, of how many, and what is going on.
+        cancelled: True stops the evaluation; or it raises.
+
+    Returns:
+        None in all processes but the first.
+
+    Raises:
+        Interrupted: stopped; the features so far are in the store.
+        ValueError: bad input; says what and what to do.
+    """
+    processes = processes or OneProcess()
+    if store is None and processes.count > 1:
+        raise ValueError("Several processes need one store folder; give one that all can reach.")
+    sources = all_sources(request.metrics, request.generated, request.real, request.seed)
+    passes = passes_of(request.metrics, networks, sources, request.statistics is not None)
+    _check(request, networks)
+    for source in sources.values():
+        if isinstance(source, PairSource):
+            source.smallest = getattr(networks["lpips"], "smallest", 1)
+    if request.save_statistics and ("inception", REAL) not in passes:
+        passes.append(("inception", REAL))
+    job = _Job(request, networks, sources, passes, on_step, cancelled or (lambda: False))
+    with _folder(store) as folder, torch.inference_mode():
+        if processes.count > 1:
+            _share(job, folder, processes)
+            if processes.rank:
+                return None
+        return _report(job, job.extract(folder))
+
+
+@dataclass
+class _Job:
+    request: Request
+    networks: Mapping[str, Any]
+    sources: Mapping[str, Source | None]
+    passes: Sequence[Pass]
+    on_step: Progress | None
+    cancelled: Callable[[], bool]
+
+    def extract(self, folder: Path, rank: int = 0, count: int = 1) -> dict[Pass, Extracted]:
+        """Features of all passes."""
+        total = sum(len(self.sources[source]) for _, source in self.passes)
+        done, out, stores = 0, {}, {}
+        for role, source in self.passes:
+            network = self.networks[role]
+            network = PairDistance(network) if role == "lpips" else network
+            if role not in stores:
+                stores[role] = FeatureStore(folder, network, list(network.outputs))
+
+            def tell(pictures: int, what: str = f"{network.name}: {source}") -> None:
+                nonlocal done
+                done += pictures
+                if self.on_step:
+                    self.on_step(min(done * count, total), total, what)
+
+            try:
+                out[role, source] = extract(
+                    self.sources[source],
+                    network,
+                    stores[role],
+                    batch_size=self.request.batch_size,
+                    device=self.request.device,
+                    rank=rank,
+                    count=count,
+                    on_pictures=tell,
+                    cancelled=self.cancelled,
+                )
+            except Interrupted:
+                raise Interrupted(min(done * count, total), total) from None
+        return out
+
+
+def _check(request: Request, networks: Mapping[str, Any]) -> None:
+    """What would else be found out after hours of work.
+
+    Raises:
+        ValueError: no prompts, no text encoder, or statistics of something else.
+    """
+    reading = [name for name in request.metrics if METRICS[name].prompts]
+    if reading and not hasattr(networks["clip"], "text"):
+        raise ValueError(
+            f"{reading[0]} reads prompts, which {networks['clip'].name} cannot. Give the file of a "
+            "whole CLIP model, or leave the metric out."
+        )
+    if reading and not any(entry.prompt.strip() for entry in request.generated.entries):
+        raise ValueError(
+            f"{reading[0]} needs prompts, and no picture has one. Give one for all, a text file "
+            "beside each picture, or a manifest."
+        )
+    if request.statistics and set(request.metrics) & set(BY_STATISTICS):
+        network = networks["inception"]
+        expected = Provenance(network.name, network.weights, network.resize, "pool")
+        found = load_statistics(request.statistics, expected).gaussian.dim
+        if found != network.outputs["pool"]:
+            raise ValueError(
+                f"{Path(request.statistics).name} holds statistics of {found} values per picture; "
+                f"{network.name} gives {network.outputs['pool']}. Compute the statistics again "
+                "with this network."
+            )
+
+
+def _share(job: _Job, folder: Path, processes: OneProcess) -> None:
+    """Compute this process's part; afterwards all parts are in the store."""
+    stopped = None
+    try:
+        job.extract(folder, processes.rank, processes.count)
+    except Interrupted as error:
+        stopped = error
+    if processes.any(stopped is not None):  # this waits for the others
+        raise stopped or Interrupted(0, 0)
+
+
+@contextmanager
+def _folder(store: str | Path | None) -> Iterator[Path]:
+    if store is not None:
+        yield Path(store)
+        return
+    # Windows keeps mapped files from being deleted until the process ends.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _report(job: _Job, features: dict[Pass, Extracted]) -> EvaluationReport:
+    request, warnings = job.request, list(job.request.generated.notes)
+    usable, uses = use_sources(request, job.sources, features, warnings)
+
+    def check() -> None:
+        if job.cancelled():
+            total = sum(len(job.sources[source]) for _, source in job.passes)
+            raise Interrupted(total, total)
+
+    material = Material(request, job.networks, features, usable, warnings, check)
+    found, rows = points(material, SetScores(material), PictureScores(material))
+    warnings += caveats.unequal_points([point.n for point in found])
+    return EvaluationReport(
+        found, rows, _networks(job), uses, _settings(request), list(dict.fromkeys(warnings))
+    )
+
+
+def _networks(job: _Job) -> list[NetworkUse]:
+    roles = dict.fromkeys(role for role, _ in job.passes)
+    heads = [head for name in job.request.metrics for head in METRICS[name].heads]
+    return [
+        NetworkUse(role, network.name, network.weights, getattr(network, "resize", "none"))
+        for role in dict.fromkeys([*roles, *heads])
+        for network in [job.networks[role]]
+    ]
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    names = ("batch_size", "mixed_sizes", "seed", "splits", "fid_minimum", "confidence")
+    return {
+        "metrics": list(request.metrics),
+        "statistics": Path(request.statistics).name if request.statistics else None,
+        **{name: getattr(request, name) for name in names},
+        "torch": str(torch.__version__),
+    }

@@ -1,0 +1,327 @@
+"""Node: generated pictures, and what belongs to them -> EVALUATION_REPORT and its files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.v0_0_2 import io, ui
+
+from ..evaluation.figures import table
+from ..evaluation.manifest import GeneratedSet, generated_from_batches, read_generated
+from ..evaluation.pictures import FolderSource, Source, TensorSource
+from ..evaluation.plan import METRICS, check_metrics
+from ..evaluation.report import EvaluationReport, write_csv, write_json
+from ..evaluation.resize import MODES
+from ..evaluation.run import MIXED_SIZES, Request, evaluate
+from ..evaluation.store import remove_features
+from .evaluation_files import (
+    STATISTICS,
+    STATISTICS_SUFFIX,
+    changed_below,
+    evaluation_directory,
+    find_pictures,
+)
+from .metric_networks import (
+    CLIP_CHOICES,
+    DINO_CHOICES,
+    LPIPS_CHOICES,
+    metric_networks,
+)
+from .progress_text import show_text
+from .sockets import CATEGORY, EvaluationReportSocket
+from .training_progress import to_image
+
+
+class EvaluatePictures(io.ComfyNode):
+    """Measure generated pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_Evaluate",
+            display_name="Evaluate Pictures",
+            category=CATEGORY,
+            description="FID, Inception Score, KID, and how well pictures match their references "
+            "and prompts. Folders may lie in ComfyUI's output or input folder. Networks are read "
+            "from models/metrics; nothing is downloaded. Writes a report to output/evaluation.",
+            search_aliases=["FID", "inception score", "KID", "CLIP score", "metrics", "evaluation"],
+            inputs=[
+                io.String.Input(
+                    "generated",
+                    default="",
+                    optional=True,
+                    tooltip="Folder of generated pictures, such as one that 'Sweep' wrote. Or "
+                    "connect generated_images.",
+                ),
+                io.String.Input(
+                    "real",
+                    default="",
+                    optional=True,
+                    tooltip="Folder of real pictures, for FID, KID, CMMD, precision and recall.",
+                ),
+                io.String.Input(
+                    "references",
+                    default="",
+                    optional=True,
+                    tooltip="Folder of reference pictures, with a folder for each identity where "
+                    "there are several. A manifest in the generated folder names them by itself.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Of pictures that have none in the manifest or in a .txt beside them. "
+                    "For connected pictures a line for each, or one for all.",
+                ),
+                io.String.Input(
+                    "metrics",
+                    default="fid, is, kid",
+                    optional=True,
+                    tooltip=f"Separated by commas: {', '.join(METRICS)}.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="report",
+                    optional=True,
+                    tooltip="Of the files in output/evaluation; written over if they exist.",
+                ),
+                io.Image.Input(
+                    "generated_images", optional=True, tooltip="In place of the folder generated."
+                ),
+                io.Image.Input(
+                    "real_images", optional=True, tooltip="In place of the folder real."
+                ),
+                io.Image.Input(
+                    "reference_images",
+                    optional=True,
+                    tooltip="In place of the folder references; they serve all generated_images.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="To score image_alignment without a file in models/metrics. Not the "
+                    "encoder of the adapter, if you can.",
+                ),
+                io.Combo.Input(
+                    "clip",
+                    options=CLIP_CHOICES,
+                    default=CLIP_CHOICES[0],
+                    optional=True,
+                    tooltip="Network of image_alignment, text_alignment and clip_score. Papers "
+                    "use ViT-B/32 (Textual Inversion, Custom Diffusion) or L/14 (IP-Adapter).",
+                ),
+                io.Combo.Input(
+                    "dino",
+                    options=DINO_CHOICES,
+                    default=DINO_CHOICES[0],
+                    optional=True,
+                    tooltip="Network of dino. Papers use dino-vits16.",
+                ),
+                io.Combo.Input(
+                    "lpips",
+                    options=LPIPS_CHOICES,
+                    default=LPIPS_CHOICES[0],
+                    optional=True,
+                    tooltip="Backbone of lpips and lpips_diversity.",
+                ),
+                io.Combo.Input(
+                    "resize",
+                    options=list(MODES),
+                    default=MODES[0],
+                    optional=True,
+                    tooltip="How FID's network gets its 299 pixels. Compare like with like.",
+                ),
+                io.Combo.Input(
+                    "statistics",
+                    options=["none", *folder_paths.get_filename_list(STATISTICS)],
+                    default="none",
+                    optional=True,
+                    tooltip="File that stands for the real pictures in FID, from output/evaluation "
+                    "or models/metrics. Press R after one was saved.",
+                ),
+                io.Boolean.Input(
+                    "save_statistics",
+                    default=False,
+                    optional=True,
+                    tooltip="Keep the real pictures' statistics as <name>.npz, to be chosen above.",
+                ),
+                io.Combo.Input(
+                    "mixed_sizes",
+                    options=list(MIXED_SIZES),
+                    default=MIXED_SIZES[0],
+                    optional=True,
+                    tooltip="Pictures of another size than most: resize them too, or skip them.",
+                ),
+                io.Int.Input(
+                    "splits",
+                    default=10,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="Of the Inception Score; 50 pictures for each, or more.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=32,
+                    min=1,
+                    max=4096,
+                    optional=True,
+                    tooltip="Pictures that a network sees at once; lower it if memory runs out.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    optional=True,
+                    control_after_generate=False,
+                    tooltip="Of the subsets of KID, the splits and the intervals.",
+                ),
+            ],
+            outputs=[
+                EvaluationReportSocket.Output(display_name="report"),
+                io.String.Output(display_name="text"),
+                io.Image.Output(display_name="table"),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        generated: str = "",
+        real: str = "",
+        references: str = "",
+        statistics: str = "none",
+        **_,
+    ) -> str:
+        """ComfyUI evaluates again when pictures were added, removed or drawn again."""
+        file = folder_paths.get_full_path(STATISTICS, statistics)
+        looked = [str(os.stat(file).st_mtime_ns)] if file else []
+        for folder in filter(None, (generated, real, references)):
+            try:
+                looked.append(changed_below(find_pictures(folder, "")))
+            except ValueError:
+                looked.append("missing")
+        return " ".join(looked)
+
+    @classmethod
+    def execute(
+        cls,
+        generated: str = "",
+        real: str = "",
+        references: str = "",
+        prompt: str = "",
+        metrics: str = "fid, is, kid",
+        name: str = "report",
+        generated_images=None,
+        real_images=None,
+        reference_images=None,
+        clip_vision=None,
+        clip: str = CLIP_CHOICES[0],
+        dino: str = DINO_CHOICES[0],
+        lpips: str = LPIPS_CHOICES[0],
+        resize: str = MODES[0],
+        statistics: str = "none",
+        save_statistics: bool = False,
+        mixed_sizes: str = MIXED_SIZES[0],
+        splits: int = 10,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> io.NodeOutput:
+        home = evaluation_directory(name)
+        wanted = check_metrics([word.strip() for word in metrics.split(",") if word.strip()])
+        pictures = _generated(generated, generated_images, references, reference_images, prompt)
+        truth = _real(real, real_images)
+        store = home.with_name(f"{home.name}.features")  # a stopped evaluation goes on from there
+        file = None
+        if statistics != "none":
+            file = Path(folder_paths.get_full_path_or_raise(STATISTICS, statistics))
+        choices = {"clip": clip, "dino": dino, "lpips": lpips, "resize": resize}
+        with metric_networks(wanted, clip_vision, **choices) as (networks, device):
+            request = Request(
+                wanted,
+                pictures,
+                truth,
+                file,
+                home.with_name(f"{home.name}{STATISTICS_SUFFIX}") if save_statistics else None,
+                batch_size,
+                device,
+                mixed_sizes,
+                seed,
+                splits,
+            )
+            report = evaluate(
+                request,
+                networks,
+                store=store,
+                on_step=EvaluationProgress(),
+                cancelled=cancelled,
+            )
+        remove_features(store)
+        write_json(report, home.with_name(f"{home.name}.json"))
+        write_csv(report, home.with_name(f"{home.name}.csv"))
+        show_text(cls, _in_short(report))
+        picture = to_image(table(report))
+        return io.NodeOutput(report, str(report), picture, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def _generated(folder: str, images, references: str, reference_images, prompt: str) -> GeneratedSet:
+    """Pictures of a folder, or of the graph."""
+    if bool(folder) == (images is not None):
+        raise ValueError(
+            f"Got {'both' if folder else 'none'} of generated and generated_images; expected one "
+            "of them: the name of a folder, or connected pictures."
+        )
+    if images is not None:
+        if references and reference_images is not None:
+            raise ValueError("Got both references and reference_images; expected one of them.")
+        pictures = generated_from_batches(images, reference_images, prompts=prompt)
+        if references:
+            pictures.references = FolderSource(find_pictures(references, "references"))
+        return pictures
+    if reference_images is not None:
+        raise ValueError(
+            "Got reference_images for a folder of generated pictures; expected the name of a "
+            "folder in references, so that each identity gets its own."
+        )
+    beside = find_pictures(references, "references") if references else None
+    return read_generated(find_pictures(folder, "generated"), beside, prompt)
+
+
+def _real(folder: str, images) -> Source | None:
+    if folder and images is not None:
+        raise ValueError("Got both real and real_images; expected one of them.")
+    if images is not None:
+        return TensorSource(images, "real image")
+    return FolderSource(find_pictures(folder, "real")) if folder else None
+
+
+def _in_short(report: EvaluationReport) -> str:
+    """A line for the node; the table says the rest."""
+    if len(report.points) > 1:
+        return f"{len(report.points)} points, {len(report.warnings)} warnings"
+    values = report.points[0].values.items()
+    known = [f"{name} {v.value:.4g}" for name, v in values if v.value is not None]
+    return ", ".join([*known, f"{len(report.warnings)} warnings"])
+
+
+class EvaluationProgress:
+    """Pictures done, in ComfyUI's progress bar."""
+
+    def __init__(self):
+        self._bar = comfy.utils.ProgressBar(1)
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self._bar.update_absolute(done, total)
+
+
+def cancelled() -> bool:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    return False

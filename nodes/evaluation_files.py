@@ -1,0 +1,70 @@
+"""Folders that evaluation reads and writes: below ComfyUI's output and input folders, no others."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import folder_paths
+
+from .dataset import dataset_roots
+from .names import plain_name
+
+METRICS = "metrics"  # models/metrics: weights of feature networks, and statistics
+STATISTICS = "ipadapter_statistics"  # output/evaluation and models/metrics
+STATISTICS_SUFFIX = ".npz"
+
+
+def evaluation_directory(name: str = "") -> Path:
+    """output/evaluation, or the folder in it that belongs to an evaluation of this name.
+
+    Raises:
+        ValueError: the name is more than a plain file name.
+    """
+    folder = Path(folder_paths.get_output_directory()) / "evaluation"
+    return folder / plain_name(name) if name else folder
+
+
+def figures_directory(name: str) -> Path:
+    """output/evaluation/figures/<name>: apart from pictures, which would count figures as theirs.
+
+    Raises:
+        ValueError: the name is more than a plain file name.
+    """
+    return evaluation_directory() / "figures" / plain_name(name)
+
+
+def find_pictures(name: str, what: str) -> Path:
+    """A folder of pictures, named relative to the output folder, the input folder or `datasets`.
+
+    Raises:
+        ValueError: it would lie outside of them, or there is none.
+    """
+    roots = [Path(folder_paths.get_output_directory()), *dataset_roots()]
+    allowed = [root.resolve() for root in roots]
+    for root in allowed:
+        path = (root / name).resolve()
+        if path.is_dir() and any(path != x and path.is_relative_to(x) for x in allowed):
+            return path
+    raise ValueError(
+        f"Got {name!r} for {what}; expected the name of a folder below ComfyUI's output or input "
+        "folder, such as 'evaluation/portraits', or below one that extra_model_paths.yaml "
+        "registers under 'datasets'."
+    )
+
+
+def changed_below(path: Path) -> str:
+    """Number of the files below a folder, and when the newest was changed."""
+    count, newest = 0, 0
+    for folder, _, files in os.walk(path):
+        for file in files:
+            with suppress(OSError):
+                newest = max(newest, os.stat(os.path.join(folder, file)).st_mtime_ns)
+            count += 1
+    return f"{count} {newest}"
+
+
+def metric_folders() -> list[Path]:
+    """Where weights of feature networks lie: models/metrics, and what others have registered."""
+    return [Path(path) for path in folder_paths.get_folder_paths(METRICS)]

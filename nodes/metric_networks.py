@@ -1,0 +1,134 @@
+"""Feature networks of the evaluation nodes: files in models/metrics, or a CLIP_VISION."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.sd1_clip
+import torch
+from torch import Tensor
+
+from ..evaluation.encoders import vision_fingerprint
+from ..evaluation.loading import CLIPS, DINOS, LPIPS, load_networks
+from ..evaluation.networks.precision import in_full_precision
+from ..evaluation.plan import METRICS
+from .evaluation_files import metric_folders
+
+CONNECTED = "connected clip_vision"
+CLIP_CHOICES = [*CLIPS, CONNECTED]
+DINO_CHOICES, LPIPS_CHOICES = list(DINOS), list(LPIPS)
+_ROOM = 3 << 30  # bytes on the device; the largest network and a batch of pictures
+_BATCH = 16
+_hashes: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
+
+
+class CoreClipVision:
+    """ComfyUI's CLIP_VISION as a feature network; computes in float32 whatever its weights are.
+
+    Raises:
+        ValueError: an encoder without one embedding for a picture (SigLIP).
+    """
+
+    def __init__(self, clip_vision: Any):
+        self._clip_vision = clip_vision
+        config = clip_vision.config
+        if "siglip" in clip_vision.model_type:
+            raise ValueError(
+                f"Got a clip_vision of type {clip_vision.model_type}, for which ComfyUI gives no "
+                "embedding of a whole picture. Connect a CLIP or DINOv2 encoder."
+            )
+        width = config.get("projection_dim", config.get("hidden_size"))
+        self.name = f"clip_vision-{config.get('hidden_size')}-{clip_vision.image_size}"
+        self.resize = f"clip-{clip_vision.image_size}"
+        self.outputs = {"image": width}
+        self.weights = tensors_hash(clip_vision.model)
+
+    @cached_property
+    def encoder(self) -> str:
+        """Recognises the same weights in a file of another layout or precision."""
+        return vision_fingerprint(self._clip_vision.model.state_dict())
+
+    @in_full_precision
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
+        """uint8 [B, 3, H, W] -> "image" float32 [B, D], not normalised."""
+        images = pixels.permute(0, 2, 3, 1).float() / 255
+        parts = [self._clip_vision.encode_image(x)["image_embeds"] for x in images.split(_BATCH)]
+        return {"image": torch.cat(parts).float()}
+
+
+def tensors_hash(module: torch.nn.Module) -> str:
+    """sha256 over the names, types and values of all tensors; remembered."""
+    if module not in _hashes:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        _hashes[module] = digest.hexdigest()
+    return _hashes[module]
+
+
+@contextmanager
+def metric_networks(
+    metrics: Sequence[str], clip_vision: Any = None, **choices: Any
+) -> Iterator[tuple[Mapping[str, Any], torch.device]]:
+    """Networks by role, and their device; given back at the end.
+
+    Args:
+        choices: clip, dino, lpips, resize: see `load_networks`.
+
+    Raises:
+        MissingWeightsError: a file is missing; says what it is called, and where to get it.
+        ValueError: the connected encoder was chosen for texts, or none is connected.
+    """
+    device = comfy.model_management.get_torch_device()
+    given = {}
+    if _is_connected(choices.get("clip"), clip_vision, metrics):
+        given["clip"] = CoreClipVision(clip_vision)
+        del choices["clip"]
+    comfy.model_management.free_memory(_ROOM, device)
+    tokenizer = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+    networks: dict[str, Any] = {}
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            networks |= load_networks(
+                metrics,
+                metric_folders(),
+                given=given,
+                tokenizer=tokenizer,
+                device=device,
+                **choices,
+            )
+        yield networks, device
+    finally:
+        networks.clear()  # whoever holds the mapping holds no network
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
+
+
+def _is_connected(choice: str | None, clip_vision: Any, metrics: Sequence[str]) -> bool:
+    """Whether the connected encoder is to be used.
+
+    Raises:
+        ValueError: choice and connection disagree, or texts are to be read.
+    """
+    if (choice == CONNECTED) != (clip_vision is not None):
+        connected = "a connected" if clip_vision is not None else "no connected"
+        raise ValueError(
+            f"Got clip = {choice} and {connected} clip_vision; to use a connected one choose clip "
+            f"= {CONNECTED}, otherwise choose one of {', '.join(CLIPS)} and connect none."
+        )
+    of_prompts = [name for name in metrics if METRICS[name].prompts]
+    if choice == CONNECTED and of_prompts:
+        raise ValueError(
+            f"Got clip = {CONNECTED} for {', '.join(of_prompts)}: a clip_vision has no text "
+            f"encoder. Choose one of {', '.join(CLIPS)}, or leave these metrics out."
+        )
+    return choice == CONNECTED

@@ -1,0 +1,216 @@
+"""Node: many pictures -> the best of them by a metric, with their latents."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.v0_0_2 import io, ui
+from torch import Tensor
+
+from ..evaluation.figures import ranked_strip
+from ..evaluation.manifest import generated_from_batches
+from ..evaluation.pictures import picture_of
+from ..evaluation.plan import LOWER_IS_BETTER, PER_IMAGE
+from ..evaluation.run import Request, evaluate
+from .evaluate import EvaluationProgress, cancelled
+from .metric_networks import CLIP_CHOICES, DINO_CHOICES, LPIPS_CHOICES, metric_networks
+from .progress_text import show_text
+from .sockets import CATEGORY
+from .training_progress import to_image
+
+ORDERS = ("best first", "as they came")
+
+
+class RankPictures(io.ComfyNode):
+    """Keep the best pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_Rank",
+            display_name="Rank Pictures",
+            category=CATEGORY,
+            description="Scores every picture of a batch and keeps the best. Latents follow their "
+            "pictures. Networks are read from models/metrics; nothing is downloaded.",
+            search_aliases=["best of n", "aesthetic score", "sort images", "pick best"],
+            inputs=[
+                io.Image.Input("images"),
+                io.Combo.Input(
+                    "metric",
+                    options=list(PER_IMAGE),
+                    default="image_alignment",
+                    tooltip="lpips and copy_paste: lower is better, and ranked so.",
+                ),
+                io.Int.Input(
+                    "keep", default=1, min=1, max=4096, optional=True, tooltip="How many images."
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default=ORDERS[0],
+                    optional=True,
+                    tooltip="Of the pictures that are kept.",
+                ),
+                io.Image.Input(
+                    "references",
+                    optional=True,
+                    tooltip="For image_alignment, dino, identity and copy_paste; they serve all.",
+                ),
+                io.Image.Input(
+                    "targets", optional=True, tooltip="For lpips: a picture for each image."
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="For text_alignment and clip_score; one, or a line for each image.",
+                ),
+                io.Latent.Input("latents", optional=True, tooltip="Of the images, in order."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="Compares pictures if clip is 'connected clip_vision'.",
+                ),
+                io.Combo.Input(
+                    "clip",
+                    options=CLIP_CHOICES,
+                    default=CLIP_CHOICES[0],
+                    optional=True,
+                    tooltip="Network of image_alignment, text_alignment and clip_score, from "
+                    "models/metrics, or the connected one.",
+                ),
+                io.Combo.Input(
+                    "dino",
+                    options=DINO_CHOICES,
+                    default=DINO_CHOICES[0],
+                    optional=True,
+                    tooltip="Network of dino. Papers use dino-vits16.",
+                ),
+                io.Combo.Input(
+                    "lpips",
+                    options=LPIPS_CHOICES,
+                    default=LPIPS_CHOICES[0],
+                    optional=True,
+                    tooltip="Backbone of lpips.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                io.Latent.Output(display_name="latents"),
+                io.Int.Output(
+                    display_name="indices",
+                    is_output_list=True,
+                    tooltip="Where the kept images were in the batch, from 0.",
+                ),
+                io.Float.Output(
+                    display_name="scores", is_output_list=True, tooltip="Of the kept images."
+                ),
+                io.Image.Output(display_name="strip", tooltip="All images, best first."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Tensor,
+        metric: str,
+        keep: int = 1,
+        order: str = ORDERS[0],
+        references: Tensor | None = None,
+        targets: Tensor | None = None,
+        prompt: str = "",
+        latents: dict | None = None,
+        clip_vision=None,
+        clip: str = CLIP_CHOICES[0],
+        dino: str = DINO_CHOICES[0],
+        lpips: str = LPIPS_CHOICES[0],
+    ) -> io.NodeOutput:
+        _check(images, metric, latents)
+        generated = generated_from_batches(
+            images, references, targets, prompts_of(prompt, len(images))
+        )
+        with metric_networks([metric], clip_vision, clip=clip, dino=dino, lpips=lpips) as (
+            networks,
+            device,
+        ):
+            report = evaluate(
+                Request([metric], generated, device=device),
+                networks,
+                on_step=EvaluationProgress(),
+                cancelled=cancelled,
+            )
+        by_name = {row["image"]: row["values"].get(metric) for row in report.per_image}
+        scores = [by_name.get(generated.pictures.name(i)) for i in range(len(images))]
+        ranked = rank(scores, metric in LOWER_IS_BETTER)
+        kept = ranked[:keep]
+        if order != ORDERS[0]:
+            kept = sorted(kept)
+        values = [scores[i] for i in kept]
+        strip = to_image(
+            ranked_strip(
+                [picture_of(generated.pictures, i) for i in ranked],
+                [scores[i] for i in ranked],
+                [f"image {i}" for i in ranked],
+                f"{metric}, {len(kept)} kept",
+            )
+        )
+        show_text(cls, "\n".join([f"{i}: {v:.4f}" for i, v in zip(kept, values, strict=True)]))
+        return io.NodeOutput(
+            images[kept],
+            select_latents(latents, kept),
+            kept,
+            values,
+            strip,
+            ui=ui.PreviewImage(strip, cls=cls),
+        )
+
+
+def prompts_of(text: str, count: int) -> str | list[str]:
+    """A line for each picture, where there are as many; else one prompt for all."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines if len(lines) == count > 1 else text
+
+
+def rank(scores: list[float | None], lower_is_better: bool) -> list[int]:
+    """Indices, best first; equal ones in their order. Without a value (no face): left out.
+
+    Raises:
+        ValueError: no picture has a value.
+    """
+    usable = [i for i, score in enumerate(scores) if score is not None]
+    if not usable:
+        raise ValueError(
+            f"None of the {len(scores)} pictures can be scored (no face was found in any). Choose "
+            "another metric."
+        )
+    return sorted(usable, key=lambda i: scores[i] if lower_is_better else -scores[i])
+
+
+def select_latents(latents: dict | None, indices: list[int]) -> dict | None:
+    """The latents of some pictures; everything that has a row for each picture follows."""
+    if latents is None:
+        return None
+    count = len(latents["samples"])
+    return {
+        key: value[indices] if isinstance(value, Tensor) and len(value) == count else value
+        for key, value in latents.items()
+    } | _batch_index(latents, indices)
+
+
+def _batch_index(latents: dict, indices: list[int]) -> dict:
+    """Which noise of a batch each latent had; core's samplers read it."""
+    there = latents.get("batch_index")
+    return {} if there is None else {"batch_index": [there[i] for i in indices]}
+
+
+def _check(images: Tensor, metric: str, latents: dict | None) -> None:
+    if metric not in PER_IMAGE:
+        raise ValueError(f"Got metric {metric!r}; expected one of {', '.join(PER_IMAGE)}.")
+    if latents is not None and len(latents["samples"]) != len(images):
+        raise ValueError(
+            f"Got {len(latents['samples'])} latents for {len(images)} images; expected one for "
+            "each, in the same order."
+        )
+    if not torch.isfinite(images).all():
+        raise ValueError("The images hold NaN or infinite values. Check the node before.")

@@ -1,0 +1,241 @@
+"""Node: a dataset and prompts -> pictures at every weight and number of references, in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import comfy.samplers
+from comfy_api.v0_0_2 import io, ui
+
+from ..evaluation.encoders import vision_fingerprint
+from ..evaluation.sweep import choose_cases, parse_numbers, shots
+from ..models.aggregation import AGGREGATIONS
+from ..training.records import PictureIndex
+from .drawing import Drawing
+from .encode import MAX_SLOTS
+from .evaluation_files import evaluation_directory
+from .key_values import LoadedAdapter
+from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
+from .sweep_run import Drawer, Sweep
+from .training_backbone import fingerprint, unload_models
+from .training_identity import patched_fingerprint
+from .training_progress import to_image
+from .vision import FITS, check_encoder
+
+
+class SweepMultiIPAdapter(io.ComfyNode):
+    """Draw what an evaluation needs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_Sweep",
+            display_name="Sweep Multi-IPAdapter",
+            category=CATEGORY,
+            description="Draws identities of a dataset with every prompt, weight and number of "
+            "references, always from the same noise, into a folder below output/evaluation. "
+            "Connect the folder to 'Evaluate' to get each metric against weight and number. The "
+            "same name goes on where it stopped.",
+            search_aliases=["xy plot", "grid", "lambda sweep", "ipadapter evaluation"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                MultiIPAdapterSocket.Input("adapter"),
+                io.ClipVision.Input("clip_vision"),
+                ReferenceDatasetSocket.Input("dataset"),
+                io.String.Input(
+                    "name", default="sweep", tooltip="Folder of the sweep in output/evaluation."
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="One on each line; empty: the caption of the identity's target.",
+                ),
+                io.String.Input(
+                    "negative",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Negative prompt of all pictures.",
+                ),
+                io.String.Input(
+                    "weights",
+                    default="0, 0.4, 0.8, 1.2",
+                    optional=True,
+                    tooltip="Values of lambda, separated by commas.",
+                ),
+                io.String.Input(
+                    "references",
+                    default="1, 2, 4",
+                    optional=True,
+                    tooltip="Numbers of references, separated by commas. An identity with more "
+                    "pictures keeps one as target.",
+                ),
+                io.Int.Input(
+                    "identities",
+                    default=4,
+                    min=1,
+                    max=100_000,
+                    optional=True,
+                    tooltip="How many of the dataset, drawn by the seed among those with enough "
+                    "pictures.",
+                ),
+                io.Int.Input(
+                    "per_prompt",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="Pictures of each, with the seeds that follow `seed`.",
+                ),
+                io.Combo.Input(
+                    "aggregation",
+                    options=["auto", *AGGREGATIONS],
+                    default="auto",
+                    optional=True,
+                    tooltip="How references are joined, as in 'Apply Multi-IPAdapter'.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default="crop",
+                    optional=True,
+                    tooltip="How a reference becomes square: crop the middle, pad, or squash.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    optional=True,
+                    tooltip="Of the drawn pictures, in pixels.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    optional=True,
+                    tooltip="Of the drawn pictures, in pixels.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    optional=True,
+                    control_after_generate=False,
+                    tooltip="Of the first picture of each, and of the choice of identities.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="Sampling steps of a picture.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Classifier-free guidance, as in KSampler.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    optional=True,
+                    tooltip="As in KSampler.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    optional=True,
+                    tooltip="As in KSampler.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="folder"),
+                io.Image.Output(display_name="sheet"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        adapter: LoadedAdapter,
+        clip_vision,
+        dataset: PictureIndex,
+        name: str,
+        prompts: str = "",
+        negative: str = "",
+        weights: str = "0, 0.4, 0.8, 1.2",
+        references: str = "1, 2, 4",
+        identities: int = 4,
+        per_prompt: int = 1,
+        aggregation: str = "auto",
+        fit: str = "crop",
+        width: int = 512,
+        height: int = 512,
+        seed: int = 0,
+        steps: int = 20,
+        cfg: float = 7.0,
+        sampler_name: str = "euler",
+        scheduler: str = "normal",
+    ) -> io.NodeOutput:
+        folder = evaluation_directory(name)
+        check_encoder(clip_vision, adapter.config.projection)
+        strengths = parse_numbers(weights, "weights", -1.0, 5.0)
+        counts = parse_numbers(references, "references", 1, MAX_SLOTS, whole=True)
+        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+        cases = choose_cases(dataset, identities, counts[-1], seed)
+        how = Drawing(width, height, steps, cfg, sampler_name, scheduler)
+        encoder = vision_fingerprint(clip_vision.model.state_dict())
+        settings = dataclasses.asdict(how) | {
+            "prompts": lines,
+            "negative": negative,
+            "cases": [dataclasses.asdict(case) for case in cases],
+            "aggregation": aggregation,
+            "fit": fit,
+            "dataset": dataset.digest(),
+            "adapter": fingerprint(adapter.adapter),
+            "model": models_fingerprint(model, clip, vae),
+            "encoder": encoder,
+        }
+        sweep = Sweep(folder, dataset, cases, lines, encoder)
+        sweep.begin(settings)
+        seeds = range(seed, seed + per_prompt)
+        plan = list(shots(len(cases), max(1, len(lines)), strengths, counts, seeds))
+        drawer = Drawer(model, clip, vae, adapter, clip_vision, aggregation, fit, negative, how)
+        try:
+            sweep.run(plan, drawer)
+        finally:
+            sweep.write_manifest(plan)  # of a stopped sweep too
+        sheet = to_image(sweep.sheet(plan))
+        return io.NodeOutput(f"evaluation/{folder.name}", sheet, ui=ui.PreviewImage(sheet, cls=cls))
+
+
+def models_fingerprint(model, clip, vae) -> str:
+    """Of the checkpoint with its LoRAs, which are merged into the weights while it is loaded."""
+    unload_models()
+    parts = (
+        patched_fingerprint(model, model.get_model_object("diffusion_model")),
+        patched_fingerprint(clip.patcher, clip.cond_stage_model),
+        str(clip.layer_idx),
+        fingerprint(vae.first_stage_model),
+    )
+    return " ".join(parts)
