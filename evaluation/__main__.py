@@ -90,12 +90,13 @@ def run(options: argparse.Namespace) -> int:
         request, networks, store=folder, on_step=tell, cancelled=stop, processes=processes
     )
     if report is not None:
+        written = [options.out, options.save_statistics]
         write_json(report, options.out)
         if options.csv:
-            write_csv(report, options.out.with_suffix(".csv"))
+            written += write_csv(report, options.out.with_suffix(".csv"))
         if not options.features:
             remove_features(folder)
-        print(f"{report}\n{options.out}")
+        print(report, *filter(None, written), sep="\n")
     processes.close()
     return 0
 

@@ -13,6 +13,7 @@ from typing import Any
 
 COMPARABLE = 10_000  # pictures; the least that published FIDs use
 PER_SPLIT = 50  # pictures in a split of the Inception Score
+KID_MINIMUM = 50  # pictures
 CMMD_NETWORK = "clip-vit-l-14-336"
 _LOSSY = {"JPEG", "WEBP"}
 _TITLES = {
@@ -90,6 +91,16 @@ def too_few_for_fid(generated: int, real: int | None, minimum: int) -> str:
         f"fewer than {minimum} pictures ({_counts(generated, real)}): its bias would be larger "
         "than any difference. Use KID, or more pictures"
     )
+
+
+def few_for_kid(generated: int, real: int | None) -> list[str]:
+    """Warning on a KID whose scatter between sets is as large as real differences."""
+    if min(generated, real or generated) >= KID_MINIMUM:
+        return []
+    return [
+        f"KID of {_counts(generated, real)} pictures: below {KID_MINIMUM} it scatters by as much "
+        "as models differ. Use more pictures."
+    ]
 
 
 def inception_splits(pictures: int, splits: int) -> list[str]:

@@ -273,8 +273,19 @@ def _by_manifest(folder: Path, given: str | Path | None, prompt: str) -> Generat
         targets.source(),
         skipped,
         tuple(sorted(e for e in encoders if isinstance(e, str) and e)),
-        choice.notes(given),
+        choice.notes(given) or _without_references(entries, references),
     )
+
+
+def _without_references(entries: Sequence[Entry], references: _Paths) -> list[str]:
+    """Note on lines that name none, where others do."""
+    count = sum(entry.references is None for entry in entries)
+    if not count or references.source() is None:
+        return []
+    return [
+        f"{count} lines of {MANIFEST} name no references; these pictures are compared with those "
+        "of all lines."
+    ]
 
 
 def _lines(path: Path, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:

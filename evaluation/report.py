@@ -309,8 +309,10 @@ def _cell(value: Any) -> Any:
     """Text that begins like a formula gets an apostrophe, which spreadsheets show as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return ""
-    text = isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@"))
-    return f"'{value}" if text or (isinstance(value, str) and value[:1] in "\t\r") else value
+    if not isinstance(value, str):
+        return value
+    formula = value.lstrip().startswith(("=", "+", "-", "@")) or value.startswith(("\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -348,6 +350,6 @@ def text_of(value: Value) -> str:
     shown = f"{value.value:.6g}"
     if value.low is not None and value.high is not None:
         shown += f" [{value.low:.4g}, {value.high:.4g}]"
-    elif "std" in value.detail:
+    elif value.detail.get("std") is not None:
         shown += f" (std {value.detail['std']:.3g})"
     return shown

@@ -194,6 +194,12 @@ def _check(request: Request, networks: Mapping[str, Any]) -> None:
     Raises:
         ValueError: no prompts, no text encoder, or statistics of something else.
     """
+    of_sets = [name for name in request.metrics if not METRICS[name].per_image]
+    if of_sets and len(request.generated.pictures) < 2:
+        raise ValueError(
+            f"Got {len(request.generated.pictures)} usable generated pictures for "
+            f"{', '.join(of_sets)}; expected at least 2. Add pictures, or leave these metrics out."
+        )
     reading = [name for name in request.metrics if METRICS[name].prompts]
     if reading and not hasattr(networks["clip"], "text"):
         raise ValueError(

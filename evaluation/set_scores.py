@@ -94,13 +94,19 @@ class SetScores:
     def _kid(self, numbers: Sequence[int]) -> Value:
         self._warn_of_size(numbers)
         result = kid(*self._both("inception", "pool", numbers), seed=self._request.seed)
-        return _value(result.mean, std=result.std, subset_size=result.subset_size)
+        # Subsets that are the whole set are all alike: their spread says nothing.
+        whole = result.subset_size == len(numbers) == self._real_n
+        self._warn(caveats.few_for_kid(len(numbers), self._real_n))
+        std = None if whole else result.std
+        return _value(result.mean, std=std, subset_size=result.subset_size)
 
     def _is(self, numbers: Sequence[int]) -> Value:
         splits = self._request.splits
-        self._warn(caveats.inception_splits(len(numbers), splits))
         if len(numbers) < splits:
-            return _value(None, reason=f"{len(numbers)} pictures cannot fill {splits} splits")
+            reason = f"{len(numbers)} pictures cannot fill {splits} splits"
+            self._warn([f"Inception Score is not given: {reason}. Lower splits, or add pictures."])
+            return _value(None, reason=reason)
+        self._warn(caveats.inception_splits(len(numbers), splits))
         self._warn_of_size(numbers)
         logits = self._features("inception", GENERATED, "logits", numbers)
         result = inception_score(logits, splits, self._request.seed)

@@ -71,7 +71,7 @@ def _use(
             sizes = Counter(read[0].size(n) for n in numbers)
     _require(source, len(numbers), request.metrics, skipped)
     if skipped:
-        warnings.append(f"{source}: {len(skipped)} entries could not be used; see the list.")
+        warnings.append(f"{source}: not all could be used.{left_out(skipped)}")
     formats = Counter(read[0].format(n) for n in numbers) if read else Counter()
     use = SourceUse(
         source,

@@ -383,7 +383,10 @@ def test_unreadable_pictures_are_listed_and_none_left_is_an_error(tmp_path):
     assert use.n == report.points[0].n == value(report, "kid").n == 3
     assert [name for name, _ in use.skipped] == ["001.png", "003.png"]
     assert all(reason.startswith("not a picture") for _, reason in use.skipped)
-    assert any("generated: 2 entries could not be used" in text for text in report.warnings)
+    assert any(
+        text.startswith("generated: not all could be used. Left out: 2 (001.png: not a picture")
+        for text in report.warnings
+    )
     for name in ("000", "002", "004"):
         (made / f"{name}.png").write_bytes(b"")
     refused(
@@ -489,6 +492,15 @@ def test_warnings_on_too_few_pictures():
     enough = generated_from_batches(batch(7))
     report = evaluate(ask(["fid"], enough, real), networks())
     assert not any("rank-deficient" in text for text in report.warnings)
+
+
+def test_a_small_kid_has_no_spread_and_a_warning():
+    real = TensorSource(batch(60, 1))
+    small = evaluate(ask(["kid"], generated_from_batches(batch(6)), real), networks())
+    assert any(text.startswith("KID of 6 generated, 60 real") for text in small.warnings)
+    equal = evaluate(ask(["kid"], generated_from_batches(batch(60)), real), networks())
+    assert value(equal, "kid").detail["std"] is None
+    assert not any(text.startswith("KID of") for text in equal.warnings)
 
 
 def test_no_fid_below_the_minimum():

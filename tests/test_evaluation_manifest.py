@@ -55,6 +55,17 @@ def test_pictures_without_an_identity_meet_all_references_and_this_is_said(tmp_p
     assert "2 pictures lie in no identity's folder" in out.notes[0]
 
 
+def test_lines_without_references_are_told(tmp_path):
+    write_pictures(tmp_path / "made", 2)
+    write_pictures(tmp_path / "refs", 1)
+    lines = [{"image": "made/000.png", "references": ["refs/000.png"]}, {"image": "made/001.png"}]
+    write_manifest(tmp_path, *lines)
+    (note,) = read_generated(tmp_path).notes
+    assert note.startswith("1 lines of manifest.jsonl name no references")
+    write_manifest(tmp_path, lines[0])
+    assert read_generated(tmp_path).notes == []
+
+
 def test_a_manifest_names_everything(tmp_path):
     write_pictures(tmp_path / "pictures", 2)
     write_pictures(tmp_path / "references", 3)

@@ -115,6 +115,13 @@ def test_tables_have_a_row_for_every_value(tmp_path):
     assert rows == [["'=cmd.png", "'@a", 'a "b", c\nd', "0.0", "'-x", "-0.5", ""]]
 
 
+def test_empty_cells_stay_empty(tmp_path):
+    rows = [{"image": "a.png", "identity": "", "prompt": "", "conditions": {}, "values": {}}]
+    report = EvaluationReport([Point({}, 1, {"is": Value(1.0)})], rows, [], [], {}, [])
+    _, images = write_csv(report, tmp_path / "r.csv")
+    assert b"'" not in images.read_bytes()
+
+
 def test_all_cells_are_quoted(tmp_path):
     """A semicolon splits cells in some countries, and what follows it may begin like a formula."""
     changed = report()

@@ -272,7 +272,7 @@ def test_a_cancelled_evaluation_keeps_its_features_and_goes_on(server, world):
         ({"generated": "/etc"}, ["'/etc' for generated", "below ComfyUI's output or input"]),
         ({"real": "../models", "metrics": "kid"}, ["'../models' for real"]),
         ({"generated": "nowhere"}, ["'nowhere' for generated"]),
-        ({"generated": ""}, ["neither generated", "generated_images"]),
+        ({"generated": ""}, ["none of generated", "generated_images"]),
         ({"name": "../report"}, ["'../report'", "plain file name"]),
         ({"name": "a/b"}, ["'a/b'", "plain file name"]),
         ({"metrics": "fidd"}, ["fidd", "expected some of fid"]),
