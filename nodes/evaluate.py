@@ -30,6 +30,7 @@ from .metric_networks import (
     DINO_CHOICES,
     LPIPS_CHOICES,
     metric_networks,
+    network_inputs,
 )
 from .progress_text import show_text
 from .sockets import CATEGORY, EvaluationReportSocket
@@ -101,34 +102,7 @@ class EvaluatePictures(io.ComfyNode):
                     optional=True,
                     tooltip="In place of the folder references; they serve all generated_images.",
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="To score image_alignment without a file in models/metrics. Not the "
-                    "encoder of the adapter, if you can.",
-                ),
-                io.Combo.Input(
-                    "clip",
-                    options=CLIP_CHOICES,
-                    default=CLIP_CHOICES[0],
-                    optional=True,
-                    tooltip="Network of image_alignment, text_alignment and clip_score. Papers "
-                    "use ViT-B/32 (Textual Inversion, Custom Diffusion) or L/14 (IP-Adapter).",
-                ),
-                io.Combo.Input(
-                    "dino",
-                    options=DINO_CHOICES,
-                    default=DINO_CHOICES[0],
-                    optional=True,
-                    tooltip="Network of dino. Papers use dino-vits16.",
-                ),
-                io.Combo.Input(
-                    "lpips",
-                    options=LPIPS_CHOICES,
-                    default=LPIPS_CHOICES[0],
-                    optional=True,
-                    tooltip="Backbone of lpips and lpips_diversity.",
-                ),
+                *network_inputs(),
                 io.Combo.Input(
                     "resize",
                     options=list(MODES),

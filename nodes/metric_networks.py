@@ -14,6 +14,7 @@ from typing import Any
 import comfy.model_management
 import comfy.sd1_clip
 import torch
+from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..evaluation.encoders import vision_fingerprint
@@ -62,6 +63,30 @@ class CoreClipVision:
         images = pixels.permute(0, 2, 3, 1).float() / 255
         parts = [self._clip_vision.encode_image(x)["image_embeds"] for x in images.split(_BATCH)]
         return {"image": torch.cat(parts).float()}
+
+
+def network_inputs() -> list[io.Input]:
+    """Inputs of a node that choose its networks; `metric_networks` takes their values."""
+    clip = "Network of image_alignment, text_alignment and clip_score, from models/metrics, or the "
+    clip += "connected one. Papers use ViT-B/32 (Textual Inversion, Custom Diffusion) or L/14 "
+    combos = (
+        ("clip", CLIP_CHOICES, clip + "(IP-Adapter)."),
+        ("dino", DINO_CHOICES, "Network of dino. Papers use dino-vits16."),
+        ("lpips", LPIPS_CHOICES, "Backbone of lpips and lpips_diversity."),
+    )
+    connected = io.ClipVision.Input(
+        "clip_vision",
+        optional=True,
+        tooltip=f"Compares pictures if clip is '{CONNECTED}'. Not the encoder of the adapter, if "
+        "you can.",
+    )
+    return [
+        connected,
+        *(
+            io.Combo.Input(name, options=options, default=options[0], optional=True, tooltip=text)
+            for name, options, text in combos
+        ),
+    ]
 
 
 def tensors_hash(module: torch.nn.Module) -> str:

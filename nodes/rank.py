@@ -12,7 +12,13 @@ from ..evaluation.pictures import picture_of
 from ..evaluation.plan import LOWER_IS_BETTER, PER_IMAGE
 from ..evaluation.run import Request, evaluate
 from .evaluate import EvaluationProgress, cancelled
-from .metric_networks import CLIP_CHOICES, DINO_CHOICES, LPIPS_CHOICES, metric_networks
+from .metric_networks import (
+    CLIP_CHOICES,
+    DINO_CHOICES,
+    LPIPS_CHOICES,
+    metric_networks,
+    network_inputs,
+)
 from .progress_text import show_text
 from .sockets import CATEGORY
 from .training_progress import to_image
@@ -66,33 +72,7 @@ class RankPictures(io.ComfyNode):
                     tooltip="For text_alignment and clip_score; one, or a line for each image.",
                 ),
                 io.Latent.Input("latents", optional=True, tooltip="Of the images, in order."),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="Compares pictures if clip is 'connected clip_vision'.",
-                ),
-                io.Combo.Input(
-                    "clip",
-                    options=CLIP_CHOICES,
-                    default=CLIP_CHOICES[0],
-                    optional=True,
-                    tooltip="Network of image_alignment, text_alignment and clip_score, from "
-                    "models/metrics, or the connected one.",
-                ),
-                io.Combo.Input(
-                    "dino",
-                    options=DINO_CHOICES,
-                    default=DINO_CHOICES[0],
-                    optional=True,
-                    tooltip="Network of dino. Papers use dino-vits16.",
-                ),
-                io.Combo.Input(
-                    "lpips",
-                    options=LPIPS_CHOICES,
-                    default=LPIPS_CHOICES[0],
-                    optional=True,
-                    tooltip="Backbone of lpips.",
-                ),
+                *network_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="images"),

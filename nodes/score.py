@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..evaluation.pictures import TensorSource
-from .metric_networks import CLIP_CHOICES, DINO_CHOICES, LPIPS_CHOICES, metric_networks
+from .metric_networks import (
+    CLIP_CHOICES,
+    DINO_CHOICES,
+    LPIPS_CHOICES,
+    metric_networks,
+    network_inputs,
+)
 from .progress_text import show_text
 from .sockets import CATEGORY
 
@@ -47,33 +53,7 @@ class ScorePairs(io.ComfyNode):
                     default="clip",
                     tooltip="lpips is a distance; the others are cosines.",
                 ),
-                io.ClipVision.Input(
-                    "clip_vision",
-                    optional=True,
-                    tooltip="Compares pictures if clip is 'connected clip_vision'.",
-                ),
-                io.Combo.Input(
-                    "clip",
-                    options=CLIP_CHOICES,
-                    default=CLIP_CHOICES[0],
-                    optional=True,
-                    tooltip="Network of the metric clip, from models/metrics, or the connected "
-                    "one.",
-                ),
-                io.Combo.Input(
-                    "dino",
-                    options=DINO_CHOICES,
-                    default=DINO_CHOICES[0],
-                    optional=True,
-                    tooltip="Network of dino. Papers use dino-vits16.",
-                ),
-                io.Combo.Input(
-                    "lpips",
-                    options=LPIPS_CHOICES,
-                    default=LPIPS_CHOICES[0],
-                    optional=True,
-                    tooltip="Backbone of lpips.",
-                ),
+                *network_inputs(),
             ],
             outputs=[
                 io.Float.Output(display_name="mean", tooltip="Over the pairs that have a score."),
