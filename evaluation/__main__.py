@@ -6,19 +6,16 @@ Several processes or machines: `accelerate launch -m multi_ipadapter.evaluation 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..training.comfyui import find_comfyui
-from ..training.processes import Accelerated, OneProcess
+from ..training.processes import Accelerated, OneProcess, StopSignals, start_processes
 from .encoders import file_fingerprint
 from .extract import Interrupted
 from .loading import CLIPS, DINOS, LPIPS, load_networks
@@ -55,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and write the report."""
     metrics = check_metrics([name.strip() for name in options.metrics.split(",") if name.strip()])
-    stop = StopSignals()
+    stop = StopSignals("evaluation: stopping after this batch; features are kept")
     generated = read_generated(options.generated, options.references, options.prompt)
     if options.conditioning:
         generated.conditioning += (file_fingerprint(options.conditioning),)
-    processes = start_processes()
+    processes = start_processes(_TIMEOUT)
     device = choose_device(options.device, processes)
     networks = load_networks(
         metrics,
@@ -163,24 +160,6 @@ def comfyui_tokenizer() -> Path | None:
     return folder if (folder / "vocab.json").is_file() else None
 
 
-def start_processes() -> OneProcess:
-    """Under `accelerate launch`, one of several processes.
-
-    Raises:
-        ValueError: accelerate is not installed.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return OneProcess()
-    try:
-        from accelerate import Accelerator, InitProcessGroupKwargs
-    except ImportError as error:
-        raise ValueError(
-            "Evaluating in several processes needs accelerate: pip install accelerate"
-        ) from error
-    waiting = InitProcessGroupKwargs(timeout=_TIMEOUT)
-    return Accelerated(Accelerator(mixed_precision="no", kwargs_handlers=[waiting]))
-
-
 def choose_device(name: str, processes: OneProcess) -> torch.device:
     """The device of this process.
 
@@ -197,24 +176,6 @@ def choose_device(name: str, processes: OneProcess) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {name} cannot be used: {reason}. Try --device cpu.") from error
-
-
-class StopSignals:
-    """Ctrl-C and SIGTERM ask to stop after the present batch; a second Ctrl-C insists."""
-
-    def __init__(self):
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def _ask(self, number: int, _: Any) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("evaluation: stopping after this batch; features are kept", file=sys.stderr)
 
 
 class Progress:

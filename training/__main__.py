@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from .comfyui import prepare_comfyui
 from .job import DEMO, Job, parse_settings, read_job
 from .loop import Report, TrainingError
-from .processes import Accelerated, OneProcess
+from .processes import OneProcess, StopSignals, start_processes
 from .run import ADAPTER, Watcher, where_it_begins
 
 
@@ -79,41 +76,6 @@ def _quoted(setting: str) -> str:
     except ValueError:
         return f"{name} = {json.dumps(value)}"
     return setting
-
-
-def start_processes() -> OneProcess:
-    """Under `accelerate launch`, one of several processes.
-
-    Raises:
-        ValueError: accelerate is not installed.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return OneProcess()
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise ValueError(
-            "Training in several processes needs accelerate: pip install accelerate"
-        ) from error
-    return Accelerated(Accelerator(mixed_precision="no"))
-
-
-class StopSignals:
-    """Ctrl-C and SIGTERM ask the run to stop after the present step; a second Ctrl-C insists."""
-
-    def __init__(self):
-        self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def _ask(self, number: int, _: Any) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("training: stopping after this step", file=sys.stderr)
 
 
 def run_job(job: Job, resume: bool, processes: OneProcess, stop: StopSignals) -> bool:

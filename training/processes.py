@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -65,3 +69,40 @@ class Accelerated(OneProcess):
         # Gloo aborts a process that goes, or whose peer goes, with the group still open.
         self.wait()
         self.accelerator.end_training()
+
+
+def start_processes(timeout: timedelta | None = None) -> OneProcess:
+    """Under `accelerate launch`, one of several processes.
+
+    Args:
+        timeout: how long one may wait for another; None: accelerate's.
+
+    Raises:
+        ValueError: accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return OneProcess()
+    try:
+        from accelerate import Accelerator, InitProcessGroupKwargs
+    except ImportError as error:
+        raise ValueError("Several processes need accelerate: pip install accelerate") from error
+    handlers = [InitProcessGroupKwargs(timeout=timeout)] if timeout else None
+    return Accelerated(Accelerator(mixed_precision="no", kwargs_handlers=handlers))
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM ask a command to stop soon; a second Ctrl-C insists."""
+
+    def __init__(self, message: str = "training: stopping after this step"):
+        self.asked, self._message = False, message
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def _ask(self, number: int, _: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print(self._message, file=sys.stderr)
