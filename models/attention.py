@@ -78,6 +78,23 @@ def sdpa(heads: int) -> Attend:
     return attend
 
 
+def attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Attention as two matrix products, [B, L, D]: it keeps all weights, so only for small L x M.
+
+    On a CPU its backward pass is several times faster there than the fused one's, which is made
+    for long sequences. `mask` is added to the logits; it broadcasts to [B, heads, L, M].
+    """
+
+    def split(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    logits = split(q * (q.shape[-1] // heads) ** -0.5) @ split(k).transpose(-1, -2)
+    weights = (logits if mask is None else logits + mask).softmax(dim=-1)
+    return (weights.to(v.dtype) @ split(v)).transpose(1, 2).flatten(2)
+
+
 def add_image_attention(
     text: Tensor,
     q: Tensor,

@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multi_ipadapter.models.attention import ImageKeyValue, add_image_attention, sdpa
+from multi_ipadapter.models.attention import (
+    ImageKeyValue,
+    add_image_attention,
+    attend_by_products,
+    sdpa,
+)
 
 BOUNDED = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
@@ -35,6 +40,14 @@ def attention_by_loops(q, k, v, heads, bias=None):
                 for term, value in zip(terms, v[b, :, channels], strict=True):
                     out[b, i, channels] += term / sum(terms) * value
     return out
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_products_are_attention(masked):
+    q, k, v = draw(2, 5, 12), draw(2, 7, 12, seed=1), draw(2, 7, 12, seed=2)
+    bias = draw(2, 7, seed=3) if masked else None
+    found = attend_by_products(q, k, v, 3, None if bias is None else bias[:, None, None])
+    assert torch.allclose(found, attention_by_loops(q, k, v, 3, bias), atol=1e-12)
 
 
 @BOUNDED
