@@ -54,7 +54,9 @@ _SDXL = {
 
 def sd15_unet(dtype: torch.dtype) -> ModelPatcher:
     """The UNet of SD1.5, 859 M random weights."""
-    return build_unet(DemoConfig(unet=_SD15, num_heads=8), seed=0, dtype=dtype)
+    return build_unet(
+        DemoConfig(unet=_SD15, heads={"num_heads": 8, "num_head_channels": -1}), seed=0, dtype=dtype
+    )
 
 
 def sdxl_unet() -> ModelPatcher:

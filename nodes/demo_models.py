@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import comfy.clip_vision
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -63,6 +64,36 @@ _VAE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
+# Of the models that demo/build trains.
+WORLD_SIZE = 128  # pixels
+_WORLD_UNET = _SD1_LAYOUT | {
+    "model_channels": 96,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "context_dim": 128,
+}
+_WORLD_VISION = _VISION | {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "patch_size": 16,
+    "image_size": WORLD_SIZE,
+    "projection_dim": 256,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.25, 0.25, 0.25],
+}
+_WORLD_TEXT = _TEXT | {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
+_FOLD = 4
+_WORLD_VAE = _VAE | {
+    "z_channels": 32,  # 24 numbers of a picture to one; with 16, freckles and noses are lost
+    "in_channels": 3 * _FOLD**2,
+    "out_ch": 3 * _FOLD**2,
+    "ch": 64,  # with 32, GroupNorm would take the mean of every channel away, and colours with it
+    "ch_mult": [1, 2, 2],
+}
 _BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 
 
@@ -74,7 +105,44 @@ class DemoConfig:
     vision: dict = field(default_factory=lambda: dict(_VISION))
     text: dict = field(default_factory=lambda: dict(_TEXT))
     vae: dict = field(default_factory=lambda: dict(_VAE))
-    num_heads: int = 4
+    heads: dict = field(default_factory=lambda: {"num_heads": 4, "num_head_channels": -1})
+    fold: int = 1  # the VAE sees blocks of fold x fold pixels as channels
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return self.vae["z_channels"]
+
+    @property
+    def downscale(self) -> int:
+        """Pixels to a latent's side."""
+        return self.fold * 2 ** (len(self.vae["ch_mult"]) - 1)
+
+
+WORLD = DemoConfig(
+    unet=_WORLD_UNET,
+    vision=_WORLD_VISION,
+    text=_WORLD_TEXT,
+    vae=_WORLD_VAE,
+    heads={"num_heads": -1, "num_head_channels": 48},
+    fold=_FOLD,
+)
+
+
+class FoldedAutoencoder(AutoencoderKL):
+    """SD1.x's autoencoder behind a pixel unshuffle: 128 px at the price of 32 px."""
+
+    def __init__(self, fold: int, **params):
+        super().__init__(**params)
+        self.fold, self.unfold = nn.PixelUnshuffle(fold), nn.PixelShuffle(fold)
+
+    def encode(self, x: torch.Tensor, return_reg_log: bool = False):
+        """Pixels [B, 3, h, w] to latents [B, channels, h / downscale, w / downscale]."""
+        return super().encode(self.fold(x), return_reg_log)
+
+    def decode(self, z: torch.Tensor, **kwargs) -> torch.Tensor:
+        """The other way round."""
+        return self.unfold(super().decode(z, **kwargs))
 
 
 def build_unet(
@@ -87,18 +155,18 @@ def build_unet(
 
     It predicts v, because then any output of unit variance makes latents of unit variance.
     """
-    family = type(
-        f"Demo{base.__name__}",
-        (base,),
-        {
-            "unet_extra_config": {"num_heads": config.num_heads, "num_head_channels": -1},
-            "model_type": lambda *_: comfy.model_base.ModelType.V_PREDICTION,
-        },
-    )
+    changes = {
+        "unet_extra_config": dict(config.heads),
+        "model_type": lambda *_: comfy.model_base.ModelType.V_PREDICTION,
+    }
+    if config.fold > 1:
+        shape = {"latent_channels": config.channels, "spacial_downscale_ratio": config.downscale}
+        changes["latent_format"] = type("Latents", (comfy.latent_formats.LatentFormat,), shape)
+    family = type(f"Demo{base.__name__}", (base,), changes)
     sizes = {
         "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
+        "in_channels": config.channels,
+        "out_channels": config.channels,
         "use_spatial_transformer": True,
         "legacy": False,
         "use_linear_in_transformer": False,
@@ -134,9 +202,14 @@ def build_clip(config: DemoConfig, seed: int) -> comfy.sd.CLIP:
 
 def build_vae(config: DemoConfig, seed: int) -> comfy.sd.VAE:
     """An SD1.x autoencoder with random weights."""
-    params = {"ddconfig": config.vae, "embed_dim": config.vae["z_channels"]}
+    params = {"ddconfig": config.vae, "embed_dim": config.channels}
     # With weights, since ComfyUI lists in the log what is missing.
     vae = comfy.sd.VAE(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
+    if config.fold > 1:
+        folded = FoldedAutoencoder(config.fold, **params).eval()
+        vae.first_stage_model = vae.patcher.model = folded
+        vae.downscale_ratio = vae.upscale_ratio = config.downscale
+        vae.latent_channels = config.channels
     randomise(vae.first_stage_model, seed)
     return vae
 

@@ -1,0 +1,210 @@
+"""The stages, in order; each reads what the earlier ones wrote into the folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...models.files import write_safetensors
+from ...nodes import demo_bundle
+from ...nodes import demo_models as models
+from ..scorer import Scorer
+from . import adapters, autoencoder, judging, text, unet, vision
+from .initial import initialise
+from .pictures import Pictures, drawn
+
+IDENTITIES, VIEWS = 5_000, 8
+SCORER_FIRST, SCORER_IDENTITIES = 50_000, 6_000
+
+
+def device() -> torch.device:
+    """The GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def training_pictures(folder: Path) -> Pictures:
+    """What all models but the scorer are trained on."""
+    return drawn(folder / "pictures", "training", 0, IDENTITIES, VIEWS)
+
+
+def save(model: nn.Module, path: Path) -> None:
+    """Write a trained model."""
+    write_safetensors(path, {k: v.cpu().contiguous() for k, v in model.state_dict().items()}, {})
+
+
+def load(model: nn.Module, path: Path) -> nn.Module:
+    """Read it back."""
+    model.load_state_dict(load_file(path))
+    return model.eval().requires_grad_(False)
+
+
+def trained(
+    folder: Path, name: str, model: nn.Module, train: Callable[[Path], None] | None = None
+) -> nn.Module:
+    """The model of a finished stage; with `train`, trained and written when it is not finished."""
+    path = folder / f"{name}.safetensors"
+    if train is not None and not path.is_file():
+        train(folder / "state" / f"{name}.safetensors")
+        save(model, path)
+    return load(model, path)
+
+
+def vae(folder: Path) -> nn.Module:
+    """The trained autoencoder."""
+    return trained(folder, "vae", models.build_vae(models.WORLD, 0).first_stage_model)
+
+
+def clip(folder: Path) -> Any:
+    """ComfyUI's CLIP around the trained text encoder."""
+    wrapped = models.build_clip(models.WORLD, 0)
+    trained(folder, "text", text_model(wrapped))
+    return wrapped
+
+
+def text_model(wrapped: Any) -> nn.Module:
+    """The transformer within ComfyUI's CLIP."""
+    return wrapped.cond_stage_model.clip_l.transformer
+
+
+def tokens(wrapped: Any, captions: Sequence[str]) -> Tensor:
+    """Token numbers int64 [n, 77]."""
+    rows = [wrapped.tokenize(caption)["l"][0] for caption in captions]
+    return torch.tensor([[token for token, _weight in row] for row in rows])
+
+
+def pictures_stage(folder: Path) -> None:
+    """Draw the training pictures."""
+    training_pictures(folder)
+
+
+def autoencoder_stage(folder: Path) -> None:
+    """Train the VAE."""
+    model = models.build_vae(models.WORLD, 0).first_stage_model
+    initialise(model, 1, zero=("conv2.weight", "proj_out.weight"))
+    pictures = training_pictures(folder)
+    trained(folder, "vae", model, lambda state: autoencoder.train(model, pictures, state, device()))
+
+
+def vision_stage(folder: Path) -> None:
+    """Train the image encoder."""
+    model = models.build_clip_vision(models.WORLD, 0).model
+    initialise(model, 3)
+    contrast = vision.Contrast(model, models.WORLD.vision["projection_dim"])
+    pictures = training_pictures(folder)
+    trained(
+        folder, "vision", model, lambda state: vision.train(contrast, pictures, state, device())
+    )
+
+
+def text_stage(folder: Path) -> None:
+    """Train the text encoder."""
+    wrapped = models.build_clip(models.WORLD, 0)
+    model = text_model(wrapped)
+    initialise(model, 2)
+    head = text.ViewHead(model, models.WORLD.text["hidden_size"])
+    trained(
+        folder,
+        "text",
+        model,
+        lambda state: text.train(
+            head, lambda said: tokens(wrapped, said), lambda t: model(t)[3], state, device()
+        ),
+    )
+
+
+def scorer_stage(folder: Path) -> None:
+    """Train the scorer on people of its own."""
+    model = Scorer()
+    pictures = drawn(folder / "pictures", "scorer", SCORER_FIRST, SCORER_IDENTITIES, 4)
+    trained(folder, "scorer", model, lambda state: judging.train(model, pictures, state, device()))
+
+
+@torch.no_grad()
+def latents_stage(folder: Path) -> None:
+    """Encode all training pictures and captions once."""
+    if (folder / "latents.safetensors").is_file():
+        return
+    pictures, autoencoder_, wrapped = training_pictures(folder), vae(folder), clip(folder)
+    autoencoder_, encoder = autoencoder_.to(device()), text_model(wrapped).to(device())
+    latents, context = [], []
+    with torch.autocast(device().type, torch.bfloat16):
+        for rows in torch.arange(len(pictures)).split(64):
+            x = autoencoder.pixels(pictures, rows).to(device())
+            latents.append(autoencoder_.encode(x).half().cpu())
+            said = tokens(wrapped, [pictures.captions[i] for i in rows])
+            context.append(encoder(said.to(device()))[0].bfloat16().cpu())
+        nothing = encoder(tokens(wrapped, [""]).to(device()))[0].bfloat16().cpu()
+    found = {"latents": torch.cat(latents), "context": torch.cat(context), "nothing": nothing}
+    write_safetensors(folder / "latents.safetensors", found, {})
+
+
+def unet_stage(folder: Path) -> None:
+    """Train the base UNet."""
+    patcher = models.build_unet(models.WORLD, 0)
+    model = patcher.model.diffusion_model
+    initialise(model, 5, zero=("out_layers.3.weight", "proj_out.weight", "out.2.weight"))
+    found = load_file(folder / "latents.safetensors")
+    nothing = found["nothing"].to(device())
+    sigmas = patcher.get_model_object("model_sampling").sigmas.double()
+    trained(
+        folder,
+        "unet",
+        model,
+        lambda state: unet.train(
+            model,
+            found["latents"],
+            lambda rows: found["context"][rows].to(device()),
+            nothing,
+            (1 / (1 + sigmas**2)).float(),
+            state,
+            device(),
+        ),
+    )
+
+
+def bundle_stage(folder: Path) -> None:
+    """Write what comes with the pack, in half precision; the adapters are trained on it."""
+    wrapped = clip(folder)
+    captions = tokens(wrapped, [*training_pictures(folder).captions, ""])
+    parts = {
+        "unet": models.build_unet(models.WORLD, 0).model.diffusion_model,
+        "vae": models.build_vae(models.WORLD, 0).first_stage_model,
+        "vision": models.build_clip_vision(models.WORLD, 0).model,
+        "scorer": Scorer(),
+    }
+    packed = {name: demo_bundle.packed(trained(folder, name, m)) for name, m in parts.items()}
+    packed["text"] = demo_bundle.packed(text_model(wrapped), captions.unique())
+    for name, tensors in packed.items():
+        write_safetensors(demo_bundle.WEIGHTS / f"{name}.safetensors", tensors, {})
+
+
+def adapters_stage(folder: Path, names: Sequence[str] = tuple(adapters.VARIANTS)) -> None:
+    """Train the adapters of the study; the first one goes into the bundle."""
+    dataset = folder / "people"
+    adapters.write_dataset(training_pictures(folder), dataset)
+    for name in names:
+        adapters.train(name, dataset, folder / "adapters")
+    shutil.copyfile(
+        folder / "adapters" / f"{names[0]}.safetensors", demo_bundle.WEIGHTS / demo_bundle.ADAPTER
+    )
+
+
+STAGES: dict[str, Callable[[Path], None]] = {
+    "pictures": pictures_stage,
+    "autoencoder": autoencoder_stage,
+    "text": text_stage,
+    "vision": vision_stage,
+    "scorer": scorer_stage,
+    "latents": latents_stage,
+    "unet": unet_stage,
+    "bundle": bundle_stage,
+    "adapters": adapters_stage,
+}

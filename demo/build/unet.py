@@ -1,0 +1,54 @@
+"""Stage: the base UNet, on latents and captions (v prediction on SD1.x's noise schedule)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .differentiable import small_attention
+from .fit import Recipe, fit
+
+RECIPE = Recipe(steps=30_000, batch_size=64, learning_rate=1e-3, warmup=500, ema=0.9995, seed=5)
+DROP_TEXT = 0.1
+
+
+def train(
+    unet: nn.Module,
+    latents: Tensor,
+    context: Callable[[Tensor], Tensor],
+    nothing: Tensor,
+    alphas_cumprod: Tensor,
+    state: Path,
+    device: torch.device,
+) -> None:
+    """Train on latents [n, c, h, w]; `context` gives rows' captions, `nothing` the empty one's."""
+    levels = len(alphas_cumprod)
+
+    def loss(step: int, random: torch.Generator) -> tuple[Tensor, str]:
+        count = RECIPE.batch_size
+        rows = torch.randint(0, len(latents), (count,), generator=random)
+        x = latents[rows].float()
+        noise = torch.randn(x.shape, generator=random)
+        # One time out of each of `count` equal parts: the same loss with less variance.
+        part = torch.rand(count, generator=random) + torch.arange(count)
+        times = (part * levels / count).long().clamp_max(levels - 1)
+        text = context(rows)
+        dropped = torch.rand(count, generator=random) < DROP_TEXT
+        text = torch.where(dropped.to(device)[:, None, None], nothing, text)
+        alpha = alphas_cumprod[times].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
+        target = (alpha.sqrt() * noise - (1 - alpha).sqrt() * x).to(device)
+        predicted = unet(
+            noisy.to(device),
+            times.to(device).float(),
+            context=text,
+            transformer_options={"optimized_attention_override": small_attention},
+        )
+        errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        quarters = " ".join(f"{q.mean().item():.3f}" for q in errors.detach().chunk(4))
+        return errors.mean(), f"loss {errors.mean().item():.4f}, by quarter of time {quarters}"
+
+    fit(unet, loss, RECIPE, state, device)

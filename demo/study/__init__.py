@@ -1,0 +1,1 @@
+"""How should N references be aggregated? `python -m multi_ipadapter.demo.study` answers."""

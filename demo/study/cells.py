@@ -1,0 +1,47 @@
+"""What is compared: which adapter, how its references are aggregated, how many, how strongly."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NUMBERS = (1, 2, 3, 4, 6, 8)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+SWEPT = 4  # references in the sweep over lambda
+BASE = "base"
+
+
+class Cell(NamedTuple):
+    """One condition.
+
+    Attributes:
+        adapter: name of an adapter's file, or "base" for the model without one.
+        aggregation: "concat", "mean" or "learned".
+        references: N.
+        weight: lambda.
+    """
+
+    adapter: str
+    aggregation: str
+    references: int
+    weight: float
+
+
+# adapter -> the aggregations it is used with, the one it was trained with first
+USES: dict[str, tuple[str, ...]] = {
+    "multi_learned": ("learned",),
+    "multi_concat": ("concat",),
+    "multi_mean": ("mean",),
+    "multi_slots": ("learned",),
+    "single": ("concat", "mean"),
+    "pairs": ("concat", "mean"),
+}
+MAIN, RIVAL = ("multi_learned", "learned"), ("single", "concat")
+
+
+def grid() -> list[Cell]:
+    """All cells, each once."""
+    cells = [Cell(BASE, "", 0, 0.0)]
+    for adapter, methods in USES.items():
+        cells += [Cell(adapter, method, n, 1.0) for method in methods for n in NUMBERS]
+    cells += [Cell(*use, SWEPT, weight) for use in (MAIN, RIVAL) for weight in WEIGHTS]
+    return list(dict.fromkeys(cells))

@@ -1,0 +1,82 @@
+"""Draws the pictures of a cell: everybody, from their first N references, in each wanted view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.adapter import MultiIPAdapter
+from ...nodes.demo_sampling import sample_rows, weighted
+from ...training.backbone import Backbone
+from .cells import Cell
+from .people import People
+
+STEPS, CFG = 16, 2.5
+_BATCH = 96
+
+
+class Studio:
+    """The frozen models, and what does not change from cell to cell.
+
+    Args:
+        model, vae: the demo's.
+        backbone: of the model.
+        features: of all of `people.pictures`, by name, [n, ...].
+    """
+
+    def __init__(self, model: Any, vae: Any, backbone: Backbone, people: People, features: Mapping):
+        self.model, self.vae, self.backbone = model, vae, backbone
+        self.people, self.features = people, features
+
+    @torch.inference_mode()
+    def draw(self, cell: Cell, adapter: MultiIPAdapter | None, wanted: Tensor) -> Tensor:
+        """Pictures uint8 [n, h, w, 3] of the rows `wanted`; the same noise in every cell."""
+        return torch.cat([self._batch(cell, adapter, rows) for rows in wanted.split(_BATCH)])
+
+    def _batch(self, cell: Cell, adapter: MultiIPAdapter | None, rows: Tensor) -> Tensor:
+        captions = [self.people.pictures.captions[row] for row in rows]
+        text = self.backbone.encode_text(captions)
+        no_text = self.backbone.encode_text([""] * len(rows))
+        latents = sample_rows(
+            self.model,
+            self.backbone,
+            self._noise(rows),
+            text,
+            no_text,
+            *self._layers(cell, adapter, rows),
+            steps=STEPS,
+            cfg=CFG,
+        )
+        pixels = self.vae.decode(self.model.model.process_latent_out(latents))
+        return (pixels * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+
+    def _noise(self, rows: Tensor) -> Tensor:
+        latent_format = self.model.get_model_object("latent_format")
+        size = self.people.pictures.pixels.shape[1] // latent_format.spacial_downscale_ratio
+        shape = (latent_format.latent_channels, size, size)
+        draws = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(int(row))) for row in rows
+        ]
+        return torch.stack(draws).to(self.backbone.device)
+
+    def _layers(self, cell: Cell, adapter: MultiIPAdapter | None, rows: Tensor) -> tuple:
+        if adapter is None or cell.weight == 0:
+            return [], []
+        views = self.people.pictures.views
+        references = self.people.references[rows // views, : cell.references]
+        names = adapter.config.projection.inputs
+        given = {name: self.features[name][references].to(self.backbone.device) for name in names}
+        # As EncodeReferences and Apply do: as many null images as references.
+        null = {
+            name: self.backbone.null_features[name][:, None].expand_as(given[name])
+            for name in names
+        }
+        return tuple(
+            weighted(
+                adapter.aggregate(adapter.project(features), method=cell.aggregation), cell.weight
+            )
+            for features in (given, null)
+        )

@@ -1,0 +1,59 @@
+"""Held-out identities: their references, the views to be drawn, and real views to compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import world
+from ..build.pictures import Pictures, drawn
+
+REFERENCES, PROMPTS, REAL = 8, 3, 4  # views of each identity, in this order
+# What every caption tells, or tells by not mentioning it.
+TOLD = ("hat", "eyewear", "lower face", "background", "crop")
+
+
+@dataclass(frozen=True)
+class People:
+    """P identities that no model has seen.
+
+    Attributes:
+        pictures: all views; row p * views + k is view k of person p.
+    """
+
+    pictures: Pictures
+
+    @property
+    def count(self) -> int:
+        """Number of identities."""
+        return len(self.pictures) // self.pictures.views
+
+    def rows(self, first: int, count: int) -> Tensor:
+        """Rows of some views of everybody, int64 [P, count]."""
+        views = self.pictures.views
+        return torch.arange(self.count)[:, None] * views + torch.arange(first, first + count)
+
+    @property
+    def references(self) -> Tensor:
+        """Rows of the references [P, 8]; the first N are used."""
+        return self.rows(0, REFERENCES)
+
+    @property
+    def prompts(self) -> Tensor:
+        """Rows of the views to be drawn [P, 3], one for each seed."""
+        return self.rows(REFERENCES, PROMPTS)
+
+    @property
+    def real(self) -> Tensor:
+        """Rows of further real views [P, 4], which give the identity's embedding."""
+        return self.rows(REFERENCES + PROMPTS, REAL)
+
+
+def held_out(folder: Path, count: int, first: int = 0) -> People:
+    """`count` held-out identities, drawn into `folder`."""
+    begin = world.HELD_OUT.start + first
+    views = REFERENCES + PROMPTS + REAL
+    return People(drawn(folder, f"held_out_{first}", begin, count, views))

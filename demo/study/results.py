@@ -1,0 +1,157 @@
+"""Writes what was measured: a page, a table for other programs, and charts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ...evaluation.axes import COLOURS, Axes
+from ...evaluation.intervals import Interval
+from ...models.files import atomically
+from .cells import BASE, MAIN, NUMBERS, RIVAL, SWEPT, USES, WEIGHTS, Cell
+from .summary import SCORES, Claim, Row
+
+Rows = Mapping[Cell, Row]
+CEILING = Cell("real pictures", "", 0, 0.0)
+_CHARTS = {
+    "accuracy": "attribute accuracy",
+    "similarity": "identity similarity",
+    "caption": "caption alignment",
+    "copying": "copy-paste score",
+}
+
+
+def write(output: Path, rows: Rows, ceiling: Row, found: Sequence[Claim], about: str) -> None:
+    """Write results.md, results.csv and the charts into a folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    _write_text(output / "results.csv", table_csv({**rows, CEILING: ceiling}))
+    names = []
+    for score, title in _CHARTS.items():
+        levels = {"real pictures": ceiling, "no references": rows[Cell(BASE, "", 0, 0.0)]}
+        for along, chart in (("n", by_number), ("lambda", by_weight)):
+            name = f"results-{score}-{along}.png"
+            with atomically(output / name) as path:
+                chart(rows, score, title, levels).save(path, "PNG")
+            names.append(name)
+    _write_text(output / "results.md", page(rows, ceiling, found, about))
+
+
+def by_number(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
+    """Score against N, a curve for each adapter and aggregation."""
+    uses = [(adapter, method) for adapter, methods in USES.items() for method in methods]
+    curves = {
+        f"{adapter}, {method}": [(n, Cell(adapter, method, n, 1.0)) for n in NUMBERS]
+        for adapter, method in uses
+    }
+    return _chart(f"{title} against N (lambda = 1)", "N", score, curves, rows, levels)
+
+
+def by_weight(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
+    """Score against lambda."""
+    curves = {
+        ", ".join(use): [(weight, Cell(*use, SWEPT, weight)) for weight in WEIGHTS]
+        for use in (MAIN, RIVAL)
+    }
+    return _chart(f"{title} against lambda (N = {SWEPT})", "lambda", score, curves, rows, levels)
+
+
+def _chart(title, x_name, score, curves, rows, levels):
+    placed = {
+        name: [(x, rows[cell].scores[score]) for x, cell in points if rows[cell].scores[score]]
+        for name, points in curves.items()
+    }
+    flat = {name: row.scores[score] for name, row in levels.items() if row.scores[score]}
+    xs = [x for points in placed.values() for x, _ in points]
+    ys = [y for points in placed.values() for _, v in points for y in (v.low, v.high)]
+    ys += [v.mean for v in flat.values()]
+    colours = dict(zip((*placed, *flat), COLOURS * 2, strict=False))
+    axes = Axes(title, x_name, score, xs, ys, list(colours.items()))
+    for name, value in flat.items():
+        axes.line([(min(xs), value.mean), (max(xs), value.mean)], colours[name])
+    for name, points in placed.items():
+        axes.band([(x, v.low, v.high) for x, v in points], colours[name], filled=False)
+        axes.line([(x, v.mean) for x, v in points], colours[name])
+    return axes.image
+
+
+def table_csv(rows: Rows) -> str:
+    """One line for each cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    spread = [f"{score}{end}" for score in SCORES for end in ("", "_low", "_high")]
+    writer.writerow([*Cell._fields, *spread, "fid", "kid", "inception_score"])
+    for cell, row in rows.items():
+        values = [_numbers(row.scores[score]) for score in SCORES]
+        ends = [f"{x:.5g}" for x in (row.fid, row.kid, row.inception)]
+        writer.writerow([*cell, *(x for each in values for x in each), *ends])
+    return text.getvalue()
+
+
+def _numbers(interval: Interval | None) -> list[str]:
+    if interval is None:
+        return ["", "", ""]
+    return [f"{x:.5g}" for x in (interval.mean, interval.low, interval.high)]
+
+
+def page(rows: Rows, ceiling: Row, found: Sequence[Claim], about: str) -> str:
+    """The page in Markdown."""
+    base = rows[Cell(BASE, "", 0, 0.0)]
+    parts = [
+        "# How should N references be aggregated?",
+        about,
+        "## What was to be shown",
+        "| | holds | measured, 95 % interval |\n|---|---|---|\n"
+        + "\n".join(
+            f"| {c.text} | {'yes' if c.holds else '**no**'} | {c.measured} |" for c in found
+        ),
+        "## Against the number of references",
+        "Attribute accuracy in per cent, lambda = 1:",
+        _by_number_table(rows, lambda row: _percent(row.scores["accuracy"])),
+        "![Attribute accuracy against N](results-accuracy-n.png)",
+        "Identity similarity (cosine):",
+        _by_number_table(rows, lambda row: f"{row.scores['similarity'].mean:.3f}"),
+        "FID in the scorer's features:",
+        _by_number_table(rows, lambda row: f"{row.fid:.2f}"),
+        "Caption alignment in per cent:",
+        _by_number_table(rows, lambda row: _percent(row.scores["caption"])),
+        "## Against lambda",
+        "![Attribute accuracy against lambda](results-accuracy-lambda.png)",
+        "![Caption alignment against lambda](results-caption-lambda.png)",
+        "## Levels",
+        "| | accuracy | similarity | caption | FID | KID | IS |\n|---|---|---|---|---|---|---|\n"
+        + "\n".join(
+            f"| {name} | {_percent(row.scores['accuracy'])} | {row.scores['similarity'].mean:.3f} "
+            f"| {_percent(row.scores['caption'])} | {row.fid:.2f} | {row.kid:.4f} "
+            f"| {row.inception:.1f} |"
+            for name, row in (
+                ("real pictures", ceiling),
+                ("no references", base),
+                *((f"N = {n}", rows[Cell(*MAIN, n, 1.0)]) for n in (1, SWEPT)),
+            )
+        ),
+        "All figures with their intervals: [results.csv](results.csv).",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _by_number_table(rows: Rows, shown: Callable[[Row], str]) -> str:
+    head = "| trained on, used with | " + " | ".join(f"N = {n}" for n in NUMBERS) + " |"
+    lines = [
+        f"| {adapter}, {method} | "
+        + " | ".join(shown(rows[Cell(adapter, method, n, 1.0)]) for n in NUMBERS)
+        + " |"
+        for adapter, methods in USES.items()
+        for method in methods
+    ]
+    return "\n".join([head, "|---" * (len(NUMBERS) + 1) + "|", *lines])
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.mean:.1f} ± {50 * (interval.high - interval.low):.1f}"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,162 @@
+"""Tensors of the cells -> means with intervals, set metrics, and paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...evaluation.frechet import frechet_distance, root_of_features
+from ...evaluation.inception_score import inception_score
+from ...evaluation.intervals import Interval, mean_interval
+from ...evaluation.kernels import kid
+from .. import world
+from .cells import MAIN, RIVAL, SWEPT, Cell
+from .people import PROMPTS
+
+Tensors = Mapping[str, Tensor]
+SCORES = ("accuracy", "similarity", "caption", "copying")
+SPLITS = 3
+_CLASSES = ("hairstyle", "hair colour")  # their 56 pairs are the classes of the Inception Score
+
+
+class Row(NamedTuple):
+    """A cell's figures.
+
+    Attributes:
+        scores: name -> mean with its interval over identities; None where there is none.
+        fid, kid: to the real pictures, in the scorer's features.
+        inception: Inception Score over 56 classes.
+    """
+
+    scores: dict[str, Interval | None]
+    fid: float
+    kid: float
+    inception: float
+
+
+def identities(tensors: Tensors) -> list[int]:
+    """Whom each picture shows."""
+    return [i // PROMPTS for i in range(len(tensors["accuracy"]))]
+
+
+def summarise(tensors: Tensors, real: Tensor) -> Row:
+    """Figures of one cell; `real` are features of real pictures [n, D]."""
+    who = identities(tensors)
+    scores = {
+        name: None if tensors[name].isnan().any() else mean_interval(tensors[name], who)
+        for name in SCORES
+    }
+    features = tensors["features"].double()
+    distance = frechet_distance(root_of_features(features), root_of_features(real.double()))
+    return Row(
+        scores,
+        distance,
+        kid(tensors["features"], real).mean,
+        inception_score(classes(tensors), SPLITS).mean,
+    )
+
+
+def classes(tensors: Tensors) -> Tensor:
+    """Logits of the pairs of hair style and hair colour [n, 56]."""
+    first, second = (
+        tensors[f"attribute.{list(world.ATTRIBUTES).index(name)}"].log_softmax(1)
+        for name in _CLASSES
+    )
+    return (first[:, :, None] + second[:, None, :]).flatten(1)
+
+
+def difference(a: Tensors, b: Tensors, score: str) -> Interval:
+    """Mean of a - b over the same people, views and noise, with its interval over identities."""
+    return mean_interval(a[score] - b[score], identities(a))
+
+
+class Claim(NamedTuple):
+    """A statement of the study and what came out."""
+
+    text: str
+    holds: bool
+    measured: str
+
+
+def claims(
+    cells: Mapping[Cell, Tensors], ceiling: Tensors, rows: Mapping[Cell, Row]
+) -> list[Claim]:
+    """What the demo world was built to find out."""
+    base = next(cell for cell in cells if not cell.references)
+    one, four, eight = (cells[Cell(*MAIN, n, 1.0)] for n in (1, SWEPT, 8))
+    found = []
+    for score, least, unit in (("accuracy", 0.10, 100), ("similarity", 0.0, 1)):
+        gain = difference(four, one, score)
+        further = difference(eight, four, score)
+        found.append(
+            Claim(
+                f"{score}: N = 4 is above N = 1" + (" by at least 10 points" if least else ""),
+                gain.mean >= least and gain.low > 0,
+                _shown(gain, unit),
+            )
+        )
+        found.append(
+            Claim(f"{score}: N = 8 is not below N = 4", further.high >= 0, _shown(further, unit))
+        )
+        share = four[score].mean().item() / ceiling[score].mean().item()
+        found.append(
+            Claim(f"{score}: N = 4 reaches 80 % of real pictures", share >= 0.8, f"{share:.1%}")
+        )
+    chance = sum(1 / len(names) for names in world.ATTRIBUTES.values()) / len(world.ATTRIBUTES)
+    without = rows[base].scores["accuracy"]
+    found.append(
+        Claim(
+            "accuracy without references is at chance",
+            abs(without.mean - chance) < 0.03,
+            f"{_plain(without, 100)}; a blind guess has {100 * chance:.1f}",
+        )
+    )
+    rivals = [cell for cell in cells if cell.adapter == RIVAL[0] and cell.references == SWEPT]
+    rival = max(rivals, key=lambda cell: cells[cell]["accuracy"].mean().item())
+    gain = difference(four, cells[rival], "accuracy")
+    caption = difference(four, cells[rival], "caption")
+    found.append(
+        Claim(
+            f"trained on several against one reference, at N = 4 (best: {rival.aggregation}, "
+            f"lambda {rival.weight:g})",
+            gain.low > 0 and caption.mean > -0.02,
+            f"{_shown(gain, 100)}, caption {_shown(caption, 100)}",
+        )
+    )
+    caption = difference(four, cells[base], "caption")
+    found.append(
+        Claim(
+            "caption alignment stays within 5 points of the base model",
+            caption.low > -0.05,
+            _shown(caption, 100),
+        )
+    )
+    fids = rows[Cell(*MAIN, SWEPT, 1.0)].fid, rows[base].fid
+    found.append(
+        Claim(
+            "FID of N = 4 is below the base model's",
+            fids[0] < fids[1],
+            "{:.2f}, {:.2f}".format(*fids),
+        )
+    )
+    return found
+
+
+def _shown(interval: Interval, unit: float) -> str:
+    digits = 1 if unit == 100 else 3
+    low, mean, high = (
+        f"{unit * x:+.{digits}f}" for x in (interval.low, interval.mean, interval.high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def _plain(interval: Interval, unit: float) -> str:
+    return f"{unit * interval.mean:.1f} [{unit * interval.low:.1f}, {unit * interval.high:.1f}]"
+
+
+def real_features(found: Tensors) -> Tensor:
+    """Of the real pictures [n, D]."""
+    return torch.as_tensor(found["features"])

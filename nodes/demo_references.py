@@ -1,0 +1,66 @@
+"""Node: references of a person of the demo world that no model has seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
+from ..demo import world
+from ..demo.people import WANTED, Portrait, portrait
+from .sockets import CATEGORY
+
+
+class DemoReferences(io.ComfyNode):
+    """Draw a held-out person."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MultiIPAdapter_DemoReferences",
+            display_name="Demo References (Multi-IPAdapter)",
+            category=CATEGORY,
+            description="Draws portraits of a person whom the demo models have never seen. Every "
+            "picture hides a part: a cap the hair, sunglasses the eyes. The caption describes "
+            "one more view of the same person, and the truth shows it.",
+            search_aliases=["demo portraits", "example references"],
+            inputs=[
+                io.Int.Input(
+                    "identity",
+                    default=0,
+                    min=0,
+                    max=len(world.HELD_OUT) - 1,
+                    control_after_generate=False,
+                    tooltip="Who: each number is another person.",
+                ),
+                io.Int.Input(
+                    "count", default=4, min=1, max=WANTED, tooltip="Number of reference pictures."
+                ),
+                io.Int.Input(
+                    "wanted_view",
+                    default=0,
+                    min=0,
+                    max=99,
+                    optional=True,
+                    tooltip="Which further view the caption and the truth are of.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="references"),
+                io.Image.Output(display_name="truth"),
+                io.String.Output(display_name="caption"),
+            ],
+            is_experimental=True,
+        )
+
+    @classmethod
+    def execute(cls, identity: int, count: int, wanted_view: int = 0) -> io.NodeOutput:
+        truth = portrait(identity, WANTED + wanted_view)
+        references = [_image(portrait(identity, k)) for k in range(count)]
+        return io.NodeOutput(torch.cat(references), _image(truth), truth.caption)
+
+
+def _image(drawn: Portrait) -> Tensor:
+    """IMAGE [1, 128, 128, 3]."""
+    return torch.from_numpy(np.array(drawn.picture, dtype=np.float32) / 255)[None]
