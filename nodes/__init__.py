@@ -9,8 +9,10 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from . import evaluation_files, reference_files
 from .apply import ApplyMultiIPAdapter
+from .class_word import ClassWord
 from .dataset import ReferenceDataset
 from .demo import DemoModels
+from .demo_references import DemoReferences
 from .encode import EncodeReferenceImages
 from .evaluate import EvaluatePictures
 from .evaluation_report import ReportFigures
@@ -59,7 +61,9 @@ class MultiIPAdapterExtension(ComfyExtension):
             ReportFigures,
             ScorePairs,
             RankPictures,
+            ClassWord,
             DemoModels,
+            DemoReferences,
         ]
 
 

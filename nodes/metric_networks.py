@@ -20,6 +20,7 @@ from torch import Tensor
 from ..evaluation.encoders import vision_fingerprint
 from ..evaluation.loading import CLIPS, DINOS, LPIPS, load_networks
 from ..evaluation.networks.precision import in_full_precision
+from ..evaluation.pictures import TensorSource
 from ..evaluation.plan import METRICS
 from .evaluation_files import metric_folders
 
@@ -87,6 +88,12 @@ def network_inputs() -> list[io.Input]:
             for name, options, text in combos
         ),
     ]
+
+
+def pixels_of(images: Tensor, label: str = "image") -> Tensor:
+    """IMAGE -> uint8 [B, 3, H, W], as Save Image would write it."""
+    source = TensorSource(images, label)
+    return torch.stack([source.load(i).pixels for i in range(len(source))])
 
 
 def tensors_hash(module: torch.nn.Module) -> str:

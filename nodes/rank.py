@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+
 import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
 from ..evaluation.figures import ranked_strip
 from ..evaluation.manifest import generated_from_batches
-from ..evaluation.pictures import picture_of
+from ..evaluation.pictures import TensorSource, picture_of
 from ..evaluation.plan import LOWER_IS_BETTER, PER_IMAGE
 from ..evaluation.run import Request, evaluate
 from .evaluate import EvaluationProgress, cancelled
@@ -23,6 +26,8 @@ from .progress_text import show_text
 from .sockets import CATEGORY
 from .training_progress import to_image
 
+MIX, WEIGHTS = "mix", "identity: 1, aesthetic: 0.5, text_alignment: 0.5"
+Scores = list[float | None]  # one for each picture; None: it has none
 ORDERS = ("best first", "as they came")
 
 
@@ -42,9 +47,10 @@ class RankPictures(io.ComfyNode):
                 io.Image.Input("images"),
                 io.Combo.Input(
                     "metric",
-                    options=list(PER_IMAGE),
+                    options=[*PER_IMAGE, MIX],
                     default="image_alignment",
-                    tooltip="lpips and copy_paste: lower is better, and ranked so.",
+                    tooltip="lpips and copy_paste: lower is better, and ranked so. mix: several, "
+                    "as weights says.",
                 ),
                 io.Int.Input(
                     "keep", default=1, min=1, max=4096, optional=True, tooltip="How many images."
@@ -59,7 +65,8 @@ class RankPictures(io.ComfyNode):
                 io.Image.Input(
                     "references",
                     optional=True,
-                    tooltip="For image_alignment, dino, identity and copy_paste; they serve all.",
+                    tooltip="For image_alignment, dino, identity and copy_paste, and for lpips "
+                    "without targets; they serve all.",
                 ),
                 io.Image.Input(
                     "targets", optional=True, tooltip="For lpips: a picture for each image."
@@ -73,6 +80,13 @@ class RankPictures(io.ComfyNode):
                 ),
                 io.Latent.Input("latents", optional=True, tooltip="Of the images, in order."),
                 *network_inputs(),
+                io.String.Input(
+                    "weights",
+                    default=WEIGHTS,
+                    optional=True,
+                    tooltip="For mix: metrics and their weights. Every metric is first measured in "
+                    "its own spread over the batch, so that the weights compare.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images"),
@@ -105,31 +119,39 @@ class RankPictures(io.ComfyNode):
         clip: str = CLIP_CHOICES[0],
         dino: str = DINO_CHOICES[0],
         lpips: str = LPIPS_CHOICES[0],
+        weights: str = WEIGHTS,
     ) -> io.NodeOutput:
         _check(images, metric, latents)
-        generated = generated_from_batches(
-            images, references, targets, prompts_of(prompt, len(images))
-        )
-        with metric_networks([metric], clip_vision, clip=clip, dino=dino, lpips=lpips) as (
+        shares = parse_mix(weights) if metric == MIX else {metric: 1.0}
+        asked = prompts_of(prompt, len(images))
+        with metric_networks(list(shares), clip_vision, clip=clip, dino=dino, lpips=lpips) as (
             networks,
             device,
         ):
-            report = evaluate(
-                Request([metric], generated, device=device),
-                networks,
-                on_step=EvaluationProgress(),
-                cancelled=cancelled,
-            )
-        by_name = {row["image"]: row["values"].get(metric) for row in report.per_image}
-        scores = [by_name.get(generated.pictures.name(i)) for i in range(len(images))]
+
+            def measured(metrics: list[str], targets: Tensor | None) -> list[Scores]:
+                generated = generated_from_batches(images, references, targets, asked)
+                report = evaluate(
+                    Request(metrics, generated, device=device),
+                    networks,
+                    on_step=EvaluationProgress(),
+                    cancelled=cancelled,
+                )
+                rows = {row["image"]: row["values"] for row in report.per_image}
+                names = [generated.pictures.name(i) for i in range(len(images))]
+                return [[rows.get(name, {}).get(metric) for name in names] for metric in metrics]
+
+            found = scores_of(list(shares), measured, references, targets, len(images))
+        scores = mixed(found, shares) if metric == MIX else found[metric]
         ranked = rank(scores, metric in LOWER_IS_BETTER)
         kept = ranked[:keep]
         if order != ORDERS[0]:
             kept = sorted(kept)
         values = [scores[i] for i in kept]
+        shown = TensorSource(images)
         strip = to_image(
             ranked_strip(
-                [picture_of(generated.pictures, i) for i in ranked],
+                [picture_of(shown, i) for i in ranked],
                 [scores[i] for i in ranked],
                 [f"image {i}" for i in ranked],
                 f"{metric}, {len(kept)} kept",
@@ -146,13 +168,78 @@ class RankPictures(io.ComfyNode):
         )
 
 
+def scores_of(
+    metrics: list[str],
+    measured: Callable[[list[str], Tensor | None], list[Scores]],
+    references: Tensor | None,
+    targets: Tensor | None,
+    count: int,
+) -> dict[str, Scores]:
+    """Scores of each metric; LPIPS without targets is the mean distance to the references."""
+    if "lpips" not in metrics or targets is not None or references is None:
+        return dict(zip(metrics, measured(metrics, targets), strict=True))
+    others = [metric for metric in metrics if metric != "lpips"]
+    found = dict(zip(others, measured(others, None), strict=True)) if others else {}
+    distances = [
+        measured(["lpips"], reference[None].expand(count, -1, -1, -1))[0]
+        for reference in references
+    ]
+    found["lpips"] = [sum(each) / len(each) for each in zip(*distances, strict=True)]
+    return found
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """Weights written as "identity: 1, aesthetic: 0.5", one for each metric.
+
+    Raises:
+        ValueError: an unknown metric, or no positive number.
+    """
+    shares = {}
+    for part in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
+        name, _, number = part.replace(":", " ").partition(" ")
+        try:
+            share = float(number)
+        except ValueError:
+            share = math.nan
+        if name not in PER_IMAGE or not (math.isfinite(share) and share > 0):
+            raise ValueError(
+                f"Got {part!r} in weights; expected a metric and a positive number, such as "
+                f"'{WEIGHTS}'. Metrics: {', '.join(PER_IMAGE)}."
+            )
+        shares[name] = share
+    if not shares:
+        raise ValueError(f"Got no weights for metric = {MIX}; expected such as '{WEIGHTS}'.")
+    return shares
+
+
+def mixed(found: Mapping[str, Scores], shares: Mapping[str, float]) -> Scores:
+    """Weighted mean of the metrics in standard scores over the batch, higher is better.
+
+    A picture that one of the metrics has no value for has none.
+    """
+    count = len(next(iter(found.values())))
+    total = [0.0] * count
+    missing: set[int] = set()
+    for metric, scores in found.items():
+        known = [score for score in scores if score is not None]
+        missing |= {i for i, score in enumerate(scores) if score is None}
+        mean = sum(known) / max(1, len(known))
+        spread = (sum((x - mean) ** 2 for x in known) / max(1, len(known))) ** 0.5
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        for i, score in enumerate(scores):
+            if score is not None and spread:
+                total[i] += sign * shares[metric] * (score - mean) / spread
+    weight = sum(shares[metric] for metric in found)
+    return [None if i in missing else x / weight for i, x in enumerate(total)]
+
+
 def prompts_of(text: str, count: int) -> str | list[str]:
     """A line for each picture, where there are as many; else one prompt for all."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines if len(lines) == count > 1 else text
 
 
-def rank(scores: list[float | None], lower_is_better: bool) -> list[int]:
+def rank(scores: Scores, lower_is_better: bool) -> list[int]:
     """Indices, best first; equal ones in their order. Without a value (no face): left out.
 
     Raises:
@@ -185,8 +272,8 @@ def _batch_index(latents: dict, indices: list[int]) -> dict:
 
 
 def _check(images: Tensor, metric: str, latents: dict | None) -> None:
-    if metric not in PER_IMAGE:
-        raise ValueError(f"Got metric {metric!r}; expected one of {', '.join(PER_IMAGE)}.")
+    if metric not in (*PER_IMAGE, MIX):
+        raise ValueError(f"Got metric {metric!r}; expected one of {', '.join((*PER_IMAGE, MIX))}.")
     if latents is not None and len(latents["samples"]) != len(images):
         raise ValueError(
             f"Got {len(latents['samples'])} latents for {len(images)} images; expected one for "

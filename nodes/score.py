@@ -8,13 +8,13 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..evaluation.pictures import TensorSource
 from .metric_networks import (
     CLIP_CHOICES,
     DINO_CHOICES,
     LPIPS_CHOICES,
     metric_networks,
     network_inputs,
+    pixels_of,
 )
 from .progress_text import show_text
 from .sockets import CATEGORY
@@ -85,7 +85,7 @@ class ScorePairs(io.ComfyNode):
             raise ValueError(
                 f"Got {len(images)} images and {len(others)} others; expected as many, or one."
             )
-        first, second = _pixels(images, "image"), _pixels(others, "other")
+        first, second = pixels_of(images, "image"), pixels_of(others, "other")
         choices = {"clip": clip, "dino": dino, "lpips": lpips}
         with metric_networks([_METRICS[metric]], clip_vision, **choices) as (networks, device):
             scores = _scores(metric, networks, first, second, device).tolist()
@@ -95,12 +95,6 @@ class ScorePairs(io.ComfyNode):
         text = "\n".join([f"{metric}: mean {mean:.4f} of {len(known)} pairs", *lines])
         show_text(cls, text)
         return io.NodeOutput(mean, scores, text, ui={"text": [text]})
-
-
-def _pixels(images: Tensor, label: str) -> Tensor:
-    """uint8 [B, 3, H, W], as Save Image would write them."""
-    source = TensorSource(images, label)
-    return torch.stack([source.load(i).pixels for i in range(len(source))])
 
 
 def _scores(metric: str, networks, first: Tensor, second: Tensor, device: torch.device) -> Tensor:

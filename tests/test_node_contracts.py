@@ -73,6 +73,8 @@ FROZEN = {
     },
     "MultiIPAdapter_Save": {"adapter": True, "name": True, "overwrite": False},
     "MultiIPAdapter_Demo": {"seed": False},
+    "MultiIPAdapter_DemoReferences": {"identity": True, "count": True, "wanted_view": False},
+    "MultiIPAdapter_ClassWord": {"images": True, "words": True, "template": False, "clip": False},
 }
 FROZEN_OUTPUTS = {
     "MultiIPAdapter_Load": ["MULTI_IPADAPTER"],
@@ -84,6 +86,8 @@ FROZEN_OUTPUTS = {
     "MultiIPAdapter_Train": ["MULTI_IPADAPTER", "LOSS_MAP", "IMAGE", "IMAGE"],
     "MultiIPAdapter_Save": ["STRING"],
     "MultiIPAdapter_Demo": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "MULTI_IPADAPTER"],
+    "MultiIPAdapter_DemoReferences": ["IMAGE", "IMAGE", "STRING"],
+    "MultiIPAdapter_ClassWord": ["STRING", "STRING"],
 }
 
 

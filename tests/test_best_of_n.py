@@ -1,0 +1,135 @@
+"""Choosing among generated pictures by several metrics, and the word for what they show."""
+
+from __future__ import annotations
+
+import folder_paths
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import CLIPModel
+
+from multi_ipadapter.nodes.class_word import ClassWord, rank_words, sentences_of
+from multi_ipadapter.nodes.metric_networks import metric_networks, pixels_of
+from multi_ipadapter.nodes.rank import RankPictures, mixed, parse_mix, scores_of
+
+from .network_files import randomise
+from .test_evaluation_nodes import batch
+from .test_transformer_networks import clip_config
+
+
+@pytest.fixture
+def metrics(base, tmp_path):
+    """ComfyUI's folders, with a CLIP of generated weights."""
+    randomise(CLIPModel(clip_config())).save_pretrained(tmp_path / "clip-vit-base-patch32")
+    folder_paths.add_model_folder_path("metrics", str(tmp_path))
+    return base
+
+
+# ---- a mix of metrics --------------------------------------------------------------------------
+
+
+def test_a_mix_counts_each_metric_in_its_own_spread():
+    found = {"identity": [0.1, 0.2, 0.3], "aesthetic": [600.0, 500.0, 400.0]}
+    equal = mixed(found, {"identity": 1.0, "aesthetic": 1.0})
+    assert equal == pytest.approx([0, 0, 0], abs=1e-9)
+    by_identity = mixed(found, {"identity": 2.0, "aesthetic": 1.0})
+    assert by_identity[2] > by_identity[1] > by_identity[0]
+    assert by_identity[2] == pytest.approx((2 - 1) / 3 * 1.5**0.5)
+
+
+def test_in_a_mix_a_distance_counts_downwards_and_a_constant_not_at_all():
+    assert mixed({"lpips": [0.1, 0.9]}, {"lpips": 1.0}) == pytest.approx([1, -1])
+    found = {"lpips": [0.1, 0.9], "dino": [0.5, 0.5]}
+    assert mixed(found, {"lpips": 1.0, "dino": 1.0}) == pytest.approx([0.5, -0.5])
+
+
+def test_without_a_face_a_picture_is_left_out_of_a_mix():
+    found = {"identity": [0.1, None, 0.3], "dino": [0.1, 0.9, 0.2]}
+    scores = mixed(found, {"identity": 1.0, "dino": 1.0})
+    assert scores[1] is None and scores[2] > scores[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["identity 1, dino 0.5", "identity: 1\ndino: 0.5", " identity:1 ,, dino: .5,"]
+)
+def test_weights_of_a_mix_are_read(text):
+    assert parse_mix(text) == {"identity": 1.0, "dino": 0.5}
+
+
+@pytest.mark.parametrize("text", ["", "beauty: 1", "dino", "dino: 0", "dino: -1", "dino: inf"])
+def test_wrong_weights_of_a_mix_are_refused(text):
+    with pytest.raises(ValueError, match="weights"):
+        parse_mix(text)
+
+
+def test_lpips_without_targets_is_the_mean_distance_to_the_references():
+    references = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+
+    def measured(metrics, targets):
+        if targets is None:
+            return [[7.0, 8.0, 9.0] for _ in metrics]
+        assert metrics == ["lpips"] and len(targets) == 3
+        return [[i + float(targets[i, 0, 0, 0]) for i in range(3)]]
+
+    found = scores_of(["lpips", "dino"], measured, references, None, 3)
+    assert found == {"dino": [7.0, 8.0, 9.0], "lpips": [0.5, 1.5, 2.5]}
+    assert scores_of(["lpips"], measured, references, references[:1].expand(3, -1, -1, -1), 3) == {
+        "lpips": [0.0, 1.0, 2.0]
+    }
+
+
+def test_a_mix_ranks_pictures_and_takes_their_latents_along(metrics):
+    images = batch(5)
+    latents = {"samples": torch.arange(5).view(5, 1, 1, 1).float(), "batch_index": [9, 8, 7, 6, 5]}
+    inputs = {"references": images[3:4], "prompt": "a cat", "latents": latents, "keep": 2}
+    mix = "image_alignment: 1, text_alignment: 0.001"
+    kept, latent, indices, scores, _ = RankPictures.execute(
+        images, "mix", weights=mix, **inputs
+    ).args
+    assert indices[0] == 3 and scores[0] > scores[1]
+    assert torch.equal(kept, images[indices])
+    assert latent["samples"].flatten().tolist() == indices
+    assert latent["batch_index"] == [9 - i for i in indices]
+    other = RankPictures.execute(
+        images, "mix", weights="image_alignment: 0.001, text_alignment: 1", **inputs
+    ).args
+    single = RankPictures.execute(images, "text_alignment", **inputs).args
+    assert other[2] == single[2]
+
+
+# ---- the word ----------------------------------------------------------------------------------
+
+
+def test_the_word_is_the_one_with_the_highest_mean_cosine(metrics):
+    images, words = batch(3), "girl, man, person"
+    word, text = ClassWord.execute(images, words).args
+    with metric_networks(["text_alignment"], clip="clip-vit-b-32") as (networks, _):
+        network = networks["clip"]
+        sentences = [f"a photo of a {w}" for w in ("girl", "man", "person")]
+        cosines = F.normalize(network(pixels_of(images))["image"], dim=1) @ (
+            F.normalize(network.text(sentences), dim=1).T
+        )
+    means = cosines.mean(0)
+    assert word == ("girl", "man", "person")[int(means.argmax())]
+    first = text.splitlines()[0].split(": ")
+    assert first[0] == word and float(first[1]) == pytest.approx(means.max().item(), abs=1e-4)
+    assert len(text.splitlines()) == 3
+
+
+def test_words_are_ranked_by_their_mean_over_all_pictures():
+    images = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
+    ranked = rank_words(["a", "b"], images, torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    assert [x.word for x in ranked] == ["b", "a"]
+    assert [x.similarity for x in ranked] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_sentences_and_what_is_wrong_with_them():
+    assert sentences_of(" cat ,\n big  dog,", "my {}!") == {
+        "cat": "my cat!",
+        "big dog": "my big dog!",
+    }
+    with pytest.raises(ValueError, match="no words"):
+        sentences_of(" , ", "a {}")
+    for template in ("a photo", "{} and {}"):
+        with pytest.raises(ValueError, match="template"):
+            sentences_of("cat", template)

@@ -1,0 +1,41 @@
+"""The node that draws a held-out person."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from multi_ipadapter.demo import world
+from multi_ipadapter.demo.people import WANTED, portrait
+from multi_ipadapter.nodes.demo_references import DemoReferences
+
+
+def test_references_truth_and_caption_are_of_one_held_out_person():
+    references, truth, caption = DemoReferences.execute(3, 4).args
+    assert references.shape == (4, 128, 128, 3) and truth.shape == (1, 128, 128, 3)
+    who = world.identity(world.HELD_OUT.start + 3)
+    for k, picture in enumerate(references):
+        drawn = np.asarray(world.draw(who, world.view(who.index, k)))
+        assert np.array_equal((picture.numpy() * 255).round().astype(np.uint8), drawn)
+    wanted = world.view(who.index, WANTED)
+    assert caption == world.caption(wanted)
+    assert torch.equal((truth[0] * 255).round(), torch.tensor(np.array(world.draw(who, wanted))))
+
+
+def test_more_references_begin_with_the_same_ones():
+    few, many = DemoReferences.execute(5, 2).args[0], DemoReferences.execute(5, 8).args[0]
+    assert torch.equal(few, many[:2]) and len(many) == WANTED
+
+
+def test_another_view_of_the_same_person_is_another_picture():
+    first, second = DemoReferences.execute(5, 1).args, DemoReferences.execute(5, 1, 1).args
+    assert torch.equal(first[0], second[0]) and not torch.equal(first[1], second[1])
+    assert first[2] != second[2]
+
+
+def test_a_portrait_says_what_it_hides():
+    shown = portrait(0, 0)
+    who = world.identity(world.HELD_OUT.start)
+    seen = world.visible(who, world.view(who.index, 0))
+    names = [name for name, ok in zip(world.ATTRIBUTES, seen, strict=True) if not ok]
+    assert list(shown.hidden) == names and names
