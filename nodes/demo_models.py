@@ -158,6 +158,7 @@ def build_unet(
     changes = {
         "unet_extra_config": dict(config.heads),
         "model_type": lambda *_: comfy.model_base.ModelType.V_PREDICTION,
+        "inpaint_model": lambda *_: False,  # SD1.x's classes take more than 4 channels for that
     }
     if config.fold > 1:
         shape = {"latent_channels": config.channels, "spacial_downscale_ratio": config.downscale}
@@ -206,12 +207,21 @@ def build_vae(config: DemoConfig, seed: int) -> comfy.sd.VAE:
     # With weights, since ComfyUI lists in the log what is missing.
     vae = comfy.sd.VAE(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
     if config.fold > 1:
-        folded = FoldedAutoencoder(config.fold, **params).eval()
-        vae.first_stage_model = vae.patcher.model = folded
+        _replace_autoencoder(vae, FoldedAutoencoder(config.fold, **params).eval())
         vae.downscale_ratio = vae.upscale_ratio = config.downscale
         vae.latent_channels = config.channels
     randomise(vae.first_stage_model, seed)
     return vae
+
+
+def _replace_autoencoder(vae: comfy.sd.VAE, model: nn.Module) -> None:
+    """As comfy.sd.VAE sets up its own, whose class cannot be chosen."""
+    model.to(vae.vae_dtype)
+    comfy.model_management.archive_model_dtypes(model)
+    devices = {"load_device": vae.device, "offload_device": vae.patcher.offload_device}
+    vae.first_stage_model, vae.size = model, None
+    vae.patcher = type(vae.patcher)(model, **devices)
+    vae.model_size()
 
 
 def build_clip_vision(config: DemoConfig, seed: int) -> comfy.clip_vision.ClipVisionModel:
