@@ -13,9 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .portrait import BACKGROUNDS, FRINGES, GLASSES, HAIR, IRIS, JAWS, LIGHTS, LIPS, SKIN, render
-from .portrait import Jitter as Jitter
-from .portrait import Traits as Traits
+from .portrait.canvas import Jitter, Traits
+from .portrait.colours import (
+    BACKGROUNDS,
+    FRINGES,
+    GLASSES,
+    HAIR,
+    IRIS,
+    JAWS,
+    LIGHTS,
+    LIPS,
+    SKIN,
+)
+from .portrait.render import render
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "skin": tuple(SKIN),
