@@ -137,7 +137,7 @@ def latents_stage(folder: Path) -> None:
     latents, context = [], []
     with torch.autocast(device().type, torch.bfloat16):
         for rows in torch.arange(len(pictures)).split(64):
-            x = autoencoder.pixels(pictures, rows).to(device())
+            x = pictures.batch(rows).to(device()) * 2 - 1
             latents.append(autoencoder_.encode(x).half().cpu())
             said = tokens(wrapped, [pictures.captions[i] for i in rows])
             context.append(encoder(said.to(device()))[0].bfloat16().cpu())
