@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .aggregation import Aggregated, TokenScore, aggregate
 from .attention import ImageKeyValue
+from .lora import Lora
 from .projection import ProjectionConfig, build_projection
 
 FORMAT_VERSION = 1
@@ -36,6 +38,7 @@ class MultiIPAdapterConfig:
         aggregation: the method that the adapter was made for.
         aggregator_heads: head groups of the trained score; 0: the adapter has none.
         image_encoder: name of the image encoder, for messages.
+        face_recogniser: name of the embedding space of the faces, where the file tells it.
         training: summary of the training run.
     """
 
@@ -45,6 +48,7 @@ class MultiIPAdapterConfig:
     aggregation: str = "concat"
     aggregator_heads: int = 0
     image_encoder: str = ""
+    face_recogniser: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -84,11 +88,14 @@ class MultiIPAdapter(nn.Module):
     """Image projection and one (W'_k, W'_v[, s]) per cross-attention layer.
 
     The state dict has the standard keys `image_proj.*`, `ip_adapter.<n>.to_k_ip.weight`, ...
+    `lora` is what a FaceID file changes in the UNet; it is no part of the module, and stays where
+    it was read.
     """
 
     def __init__(self, config: MultiIPAdapterConfig, operations: Any = nn):
         super().__init__()
         self.config = config
+        self.lora: Lora = {}
         self.image_proj = build_projection(config.projection, operations)
         context_dim = config.projection.output_dim
         self.ip_adapter = nn.ModuleDict(
@@ -102,10 +109,17 @@ class MultiIPAdapter(nn.Module):
             for i, dim in enumerate(config.layer_dims):
                 self.aggregator[layer_key(i)] = TokenScore(dim, config.aggregator_heads)
 
-    def project(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Features of N references, each [B, N, ...] -> context tokens [B, N, T, C]."""
-        inputs = [features[name] for name in self.config.projection.inputs]
-        tokens = self.image_proj(*(x.flatten(0, 1) for x in inputs))  # [B N, T, C]
+    def project(self, features: Mapping[str, Tensor], shortcut_scale: float = 1.0) -> Tensor:
+        """Features of N references, each [B, N, ...] -> context tokens [B, N, T, C].
+
+        `shortcut_scale` weighs the hidden states of FaceID-Plus v2; other adapters ignore it.
+        """
+        config = self.config.projection
+        inputs = [features[name] for name in config.inputs]
+        if config.unit_faces:
+            inputs[0] = F.normalize(inputs[0], dim=-1)  # zeros, the null face, stay zeros
+        options = {"scale": shortcut_scale} if config.kind == "faceid_plus" else {}
+        tokens = self.image_proj(*(x.flatten(0, 1) for x in inputs), **options)  # [B N, T, C]
         return tokens.unflatten(0, inputs[0].shape[:2])
 
     def aggregate(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .adapter import MultiIPAdapter, MultiIPAdapterConfig, layer_key
 from .aggregation import AGGREGATIONS
 from .files import read_tensors, write_safetensors
+from .lora import is_lora, lora_tensors, read_lora
 from .projection import ProjectionConfig
 
 METADATA_KEY = "multi_ipadapter"
@@ -91,7 +92,7 @@ def build_adapter(
     name: str = "adapter",
 ) -> MultiIPAdapter:
     """Make an adapter that owns `tensors`; nothing is allocated or initialised for its weights."""
-    own = {key: tensor for key, tensor in tensors.items() if not _is_lora(key)}
+    own = {key: tensor for key, tensor in tensors.items() if not is_lora(key)}
     try:
         with torch.device("meta"):
             adapter = MultiIPAdapter(config, operations)
@@ -120,13 +121,17 @@ def build_adapter(
                 "file in float32, float16 or bfloat16."
             )
     adapter.load_state_dict(own, assign=True)
+    try:
+        adapter.lora = read_lora(tensors, len(config.layer_dims))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     return adapter.eval().requires_grad_(False)
 
 
 def save_adapter(adapter: MultiIPAdapter, path: str | Path) -> None:
     """Write one safetensors file, which loads as a plain IP-Adapter elsewhere when slots = 1."""
     metadata = {METADATA_KEY: json.dumps(adapter.config.to_dict()), "format": "pt"}
-    write_safetensors(path, adapter.state_dict(), metadata)
+    write_safetensors(path, adapter.state_dict() | lora_tensors(adapter.lora), metadata)
 
 
 def normalise_keys(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -344,10 +349,6 @@ def _agreeing(detected: MultiIPAdapterConfig, saved: MultiIPAdapterConfig) -> Mu
 
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
-
-
-def _is_lora(key: str) -> bool:
-    return "_lora." in key
 
 
 def _some(names: Any, limit: int = 4) -> str:

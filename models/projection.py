@@ -19,7 +19,7 @@ ProjectionKind = Literal["linear", "resampler", "full_face", "faceid", "faceid_p
 # Names of the reference features, as ComfyUI's CLIP vision output spells them.
 POOLED = "image_embeds"
 HIDDEN = "penultimate_hidden_states"
-FACE = "face_embeds"
+FACE = "face_embeds"  # a face recogniser's output, of the length that it gave it
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,20 @@ class ProjectionConfig:
         if self.kind == "faceid" or self.face_input:
             return (FACE,)
         return (FACE, HIDDEN) if self.kind == "faceid_plus" else (HIDDEN,)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of each of `inputs`."""
+        return {
+            name: self.id_dim if name == FACE and not self.face_input else self.input_dim
+            for name in self.inputs
+        }
+
+    @property
+    def unit_faces(self) -> bool:
+        """Whether face embeddings are brought to length 1: FaceID, FaceID-Plus and portrait, but
+        not the resampler over them (portrait-unnorm, InstantID)."""
+        return FACE in self.inputs and not self.face_input
 
 
 class ImageProjection(nn.Module):

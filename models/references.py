@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .files import read_tensors, write_safetensors
+from .projection import FACE
 
 METADATA_KEY = "multi_ipadapter_references"
 FORMAT_VERSION = 1
@@ -39,6 +41,25 @@ class ReferenceEmbeds:
         """The first `count` references."""
         features = {name: x[:count] for name, x in self.features.items()}
         return ReferenceEmbeds(features, self.null, self.weights[:count])
+
+
+def average_face(references: ReferenceEmbeds, weights: Tensor) -> ReferenceEmbeds:
+    """One reference in place of N of the same person: the weighted mean of the face embeddings.
+
+    Directions are averaged, as lengths say how clear a picture is and not who is in it; the result
+    is as long as the embeddings are on average. Other features are those of the reference that
+    weighs most: patches of different pictures do not show the same thing at the same place.
+
+    Args:
+        weights: of the references [N]; positive.
+    """
+    share = (weights / weights.sum()).to(references.features[FACE]).unsqueeze(1)  # [N, 1]
+    faces = references.features[FACE]  # [N, D]
+    length = (share * faces.norm(dim=1, keepdim=True)).sum(0)
+    mean = F.normalize((share * F.normalize(faces, dim=1)).sum(0), dim=0) * length  # [D]
+    best = int(weights.argmax())
+    features = {name: x[best : best + 1] for name, x in references.features.items()}
+    return ReferenceEmbeds(features | {FACE: mean[None]}, references.null, torch.ones(1))
 
 
 def parse_weights(text: str, count: int) -> Tensor:

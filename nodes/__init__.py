@@ -16,8 +16,10 @@ from .demo_references import DemoReferences
 from .encode import EncodeReferenceImages
 from .evaluate import EvaluatePictures
 from .evaluation_report import ReportFigures
+from .face_analysis import LoadFaceAnalysis
 from .load import FOLDER, LoadMultiIPAdapter
 from .names import SUFFIX
+from .prepare_faces import PrepareFaces
 from .rank import RankPictures
 from .reference_files import LoadReferences, SaveReferences
 from .score import ScorePairs
@@ -53,6 +55,8 @@ class MultiIPAdapterExtension(ComfyExtension):
             ApplyMultiIPAdapter,
             SaveReferences,
             LoadReferences,
+            LoadFaceAnalysis,
+            PrepareFaces,
             ReferenceDataset,
             TrainMultiIPAdapter,
             SaveMultiIPAdapter,

@@ -12,6 +12,7 @@ from ..models.aggregation import AGGREGATIONS
 from ..models.references import ReferenceEmbeds
 from .key_values import LoadedAdapter
 from .layers import PRESETS, layer_shares
+from .lora import add_lora
 from .patch import RegionMask, add_to_model
 from .routing import RowRouter
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceEmbedsSocket
@@ -91,6 +92,26 @@ class ApplyMultiIPAdapter(io.ComfyNode):
                     tooltip="For layers = custom: 'layer: share' entries separated by commas. A "
                     "layer is the number of a spatial transformer (6) or a block (middle_0).",
                 ),
+                io.Float.Input(
+                    "lora_weight",
+                    default=1.0,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Strength of the LoRA that FaceID files carry, during the whole "
+                    "sampling. 0, or weight = 0: it is not added. Other files have none.",
+                ),
+                io.Float.Input(
+                    "faceid_v2_weight",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much of the face's picture FaceID-Plus v2 adds to the face "
+                    "embedding. Other adapters ignore it.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )
@@ -108,28 +129,34 @@ class ApplyMultiIPAdapter(io.ComfyNode):
         mask: Tensor | None = None,
         layers: str = "all",
         layer_weights: str = "",
+        lora_weight: float = 1.0,
+        faceid_v2_weight: float = 1.0,
     ) -> io.NodeOutput:
         _check_window(start_percent, end_percent)
-        _check_weight(weight)
+        _check_weight("weight", weight)
+        _check_weight("lora_weight", lora_weight)
+        _check_weight("faceid_v2_weight", faceid_v2_weight)
         sites = matching_sites(model, adapter.config)
         check_features(adapter, references)
         shares = layer_shares(layers, layer_weights, sites)
         method = adapter.config.aggregation if aggregation == "auto" else aggregation
         if method == "learned" and not adapter.config.aggregator_heads:
             log.warning("%s has no trained aggregator: 'learned' acts as 'mean'.", adapter.name)
-        key_values = adapter.key_values(references, method, model.model.get_dtype_inference())
+        dtype = model.model.get_dtype_inference()
+        key_values = adapter.key_values(references, method, dtype, faceid_v2_weight)
         router = RowRouter(weight, start_percent, end_percent)
         region = None if mask is None else RegionMask(_masks(mask))
         scales = [weight * share if weight else share for share in shares]
-        return io.NodeOutput(add_to_model(model, sites, key_values, scales, router, region))
+        patched = add_to_model(model, sites, key_values, scales, router, region)
+        if weight:
+            add_lora(patched, adapter.adapter.lora, lora_weight, adapter.identity)
+        return io.NodeOutput(patched)
 
 
 def check_features(adapter: LoadedAdapter, references: ReferenceEmbeds) -> None:
     """The references must have been encoded by the encoder that this adapter needs."""
     projection = adapter.config.projection
-    widths = {"face_embeds": projection.id_dim or projection.input_dim}
-    for name in projection.inputs:
-        expected = widths.get(name, projection.input_dim)
+    for name, expected in projection.widths.items():
         found = references.features.get(name)
         if found is None or found.shape[-1] != expected:
             got = "none" if found is None else f"width {found.shape[-1]}"
@@ -148,9 +175,9 @@ def _check_window(start: float, end: float) -> None:
         )
 
 
-def _check_weight(weight: float) -> None:
+def _check_weight(name: str, weight: float) -> None:
     if not math.isfinite(weight):
-        raise ValueError(f"Got weight {weight}; expected a number, usually between 0 and 1.5.")
+        raise ValueError(f"Got {name} {weight}; expected a number, usually between 0 and 1.5.")
 
 
 def _masks(mask: Tensor) -> Tensor:

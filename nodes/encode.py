@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..models.projection import POOLED
+from ..faces.analysis import FaceAnalyser
+from ..models.projection import FACE, HIDDEN, POOLED
 from ..models.references import ReferenceEmbeds, parse_weights
+from .face_features import FACE_EMBEDDINGS, check_analyser, encode_faces
 from .key_values import LoadedAdapter
-from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceEmbedsSocket
-from .vision import FITS, check_encoder, check_images, encode, encode_null
+from .sockets import (
+    CATEGORY,
+    FaceAnalysisSocket,
+    MultiIPAdapterSocket,
+    ReferenceEmbedsSocket,
+)
+from .vision import FITS, check_encoder, check_images, check_widths, encode, encode_null
 
 MAX_SLOTS = 64
 
@@ -48,7 +55,21 @@ class EncodeReferenceImages(io.ComfyNode):
                     default="crop",
                     optional=True,
                     tooltip="How a picture becomes square: cut the middle out, add borders, or "
-                    "change its proportions.",
+                    "change its proportions. Adapters that read faces cut them out themselves.",
+                ),
+                FaceAnalysisSocket.Input(
+                    "face_analysis",
+                    optional=True,
+                    tooltip="For FaceID, portrait and InstantID adapters, which read the largest "
+                    "face of every picture. Others ignore it.",
+                ),
+                io.Combo.Input(
+                    "face_embeddings",
+                    options=list(FACE_EMBEDDINGS),
+                    default="each",
+                    optional=True,
+                    tooltip="For these adapters: every picture is a reference of its own, or all "
+                    "faces make one by their mean, alike or by the detector's score and size.",
                 ),
             ],
             outputs=[ReferenceEmbedsSocket.Output(display_name="references")],
@@ -62,12 +83,25 @@ class EncodeReferenceImages(io.ComfyNode):
         reference_images: io.Autogrow.Type,
         reference_weights: str = "",
         fit: str = "crop",
+        face_analysis: FaceAnalyser | None = None,
+        face_embeddings: str = "each",
     ) -> io.NodeOutput:
         projection = adapter.config.projection
-        check_encoder(clip_vision, projection)
+        reads_faces = FACE in projection.inputs and face_analysis is not None
+        if not reads_faces:
+            check_encoder(clip_vision, projection)
+        else:
+            check_analyser(face_analysis, adapter)
+            if HIDDEN in projection.inputs:
+                check_widths(clip_vision, projection)
         check_images(reference_images)
         count = sum(len(image) for image in reference_images.values())
         weights = parse_weights(reference_weights, count)
+        if reads_faces:
+            references = encode_faces(
+                face_analysis, clip_vision, reference_images, projection, weights, face_embeddings
+            )
+            return io.NodeOutput(references)
         names = tuple(dict.fromkeys((*projection.inputs, POOLED)))
         features = encode(clip_vision, reference_images, fit, names)
         return io.NodeOutput(ReferenceEmbeds(features, encode_null(clip_vision, names), weights))

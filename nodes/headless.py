@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import comfy.clip_vision
+import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
 
+from ..faces.analysis import FaceAnalyser
+from ..faces.insight import MissingPackageError, load_pack
 from ..training.dataset import open_dataset
 from ..training.job import DEMO, Job
 from ..training.processes import OneProcess
@@ -21,15 +24,18 @@ from .training_run import Models, Outcome, train_adapter
 
 
 def load_models(files: Mapping[str, str]) -> Models:
-    """Models of the paths `checkpoint`, `clip_vision` and, instead of the checkpoint's, `vae`.
+    """Models of the paths `checkpoint`, `clip_vision` and, instead of the checkpoint's, `vae`; the
+    folder `face_pack` holds a face detector and a recogniser.
 
     The checkpoint "demo" means the demo's models.
 
     Raises:
-        ValueError: a file is missing or of another kind.
+        ValueError: a file is missing or of another kind, or packages for faces are not installed.
+        OSError: a face pack is missing or not complete.
     """
+    faces = _load_faces(files["face_pack"]) if files.get("face_pack") else None
     if files["checkpoint"] == DEMO:
-        return Models(*DemoModels.execute().args[:4])
+        return Models(*DemoModels.execute().args[:4], faces)
     for name in ("checkpoint", "clip_vision", "vae"):
         if files.get(name) and not Path(files[name]).is_file():
             raise ValueError(f"There is no file {files[name]}; check the setting {name}.")
@@ -43,7 +49,14 @@ def load_models(files: Mapping[str, str]) -> Models:
         raise ValueError(
             f"{Path(files['checkpoint']).name} holds no text encoder or VAE; use a full checkpoint."
         )
-    return Models(model, clip, vae, clip_vision)
+    return Models(model, clip, vae, clip_vision, faces)
+
+
+def _load_faces(folder: str) -> FaceAnalyser:
+    try:
+        return load_pack(folder, comfy.model_management.get_torch_device())
+    except MissingPackageError as error:
+        raise ValueError(str(error)) from error
 
 
 def _load_checkpoint(path: str) -> tuple:
@@ -112,9 +125,17 @@ def _output_folder(job: Job) -> Path:
     return output
 
 
+# What a picture costs in the cache besides its latents, for CLIP-ViT-H.
+_FEATURES = {
+    "linear": ("CLIP-ViT-H pooled features", (1024,)),
+    "resampler": ("CLIP-ViT-H hidden states", (257, 1280)),
+    "faceid": ("face embeddings", (512,)),
+}
+
+
 def _cache_of(job: Job) -> str:
-    kind = "pooled features" if job.run.projection == "linear" else "hidden states"
-    return f"SD1.5 at {job.data.size} pixels, CLIP-ViT-H {kind}" if job.data.cache else ""
+    kind, _ = _FEATURES[job.run.projection]
+    return f"SD1.5 at {job.data.size} pixels, {kind}" if job.data.cache else ""
 
 
 def _picture_bytes(job: Job, index: PictureIndex) -> int:
@@ -122,6 +143,5 @@ def _picture_bytes(job: Job, index: PictureIndex) -> int:
     if not job.data.cache:
         return 0
     side = job.data.size // 8
-    # As `_cache_of` says.
-    features = (1024,) if job.run.projection == "linear" else (257, 1280)
+    _, features = _FEATURES[job.run.projection]  # as `_cache_of` says
     return picture_bytes((4, side, side), [features], job.data.int8, index.store.has_masks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import weakref
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ class LoadedAdapter:
     def __init__(self, adapter: MultiIPAdapter, name: str):
         self.adapter = adapter
         self.name = name
+        self.identity = uuid.uuid4()  # of its weights: they never change
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             adapter,
             load_device=comfy.model_management.get_torch_device(),
@@ -62,22 +64,34 @@ class LoadedAdapter:
         return self.adapter.config
 
     def key_values(
-        self, references: ReferenceEmbeds, aggregation: str, dtype: torch.dtype
+        self,
+        references: ReferenceEmbeds,
+        aggregation: str,
+        dtype: torch.dtype,
+        shortcut_scale: float = 1.0,
     ) -> list[LayerKeyValues]:
-        """G and U of every layer; remembered as long as these references are."""
+        """G and U of every layer; remembered as long as these references are.
+
+        `shortcut_scale` is FaceID-Plus v2's, see `MultiIPAdapter.project`.
+        """
         answers = self._cache.setdefault(references, {})
-        asked = (aggregation, dtype)
+        asked = (aggregation, dtype, shortcut_scale)
         if asked not in answers:
-            answers[asked] = self._compute(references, aggregation, dtype)
+            answers[asked] = self._compute(references, *asked)
         return answers[asked]
 
     def _compute(
-        self, references: ReferenceEmbeds, aggregation: str, dtype: torch.dtype
+        self,
+        references: ReferenceEmbeds,
+        aggregation: str,
+        dtype: torch.dtype,
+        shortcut_scale: float,
     ) -> list[LayerKeyValues]:
         comfy.model_management.load_model_gpu(self.patcher)
         device = self.patcher.load_device
-        tokens = self.adapter.project(_on(device, references.features))  # [1, N, T, C]
-        null = self.adapter.project(_on(device, references.null))  # [1, 1, T, C]
+        features, null_features = (_on(device, x) for x in (references.features, references.null))
+        tokens = self.adapter.project(features, shortcut_scale)  # [1, N, T, C]
+        null = self.adapter.project(null_features, shortcut_scale)  # [1, 1, T, C]
         if self.config.slots > 1:
             null = null.expand(-1, tokens.shape[1], -1, -1)
         weights = _unequal(references.weights, device)

@@ -6,5 +6,6 @@ MultiIPAdapterSocket = io.Custom("MULTI_IPADAPTER")
 ReferenceEmbedsSocket = io.Custom("REFERENCE_EMBEDS")
 ReferenceDatasetSocket = io.Custom("REFERENCE_DATASET")
 EvaluationReportSocket = io.Custom("EVALUATION_REPORT")
+FaceAnalysisSocket = io.Custom("MULTI_IPADAPTER_FACES")
 
 CATEGORY = "multi-ipadapter"

@@ -12,6 +12,7 @@ import comfy.model_management
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
+from ..faces.analysis import FaceAnalyser
 from ..models.aggregation import AGGREGATIONS
 from ..models.checkpoint import save_adapter
 from ..training.job import FILES, parse_settings, read_job
@@ -21,7 +22,12 @@ from .key_values import LoadedAdapter
 from .load import FOLDER
 from .names import free_path, plain_name
 from .progress_text import show_text
-from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
+from .sockets import (
+    CATEGORY,
+    FaceAnalysisSocket,
+    MultiIPAdapterSocket,
+    ReferenceDatasetSocket,
+)
 from .training_progress import TrainingBar, draw_chart, to_image
 from .training_run import Models, train_adapter
 
@@ -139,6 +145,12 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     tooltip="Further settings, one 'name = value' on each line; see "
                     "docs/training.md.",
                 ),
+                FaceAnalysisSocket.Input(
+                    "face_analysis",
+                    optional=True,
+                    tooltip="For 'projection = faceid' in the settings: the adapter learns from "
+                    "face embeddings, and pictures without a face are left out.",
+                ),
             ],
             outputs=[
                 MultiIPAdapterSocket.Output(display_name="adapter"),
@@ -175,6 +187,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
         seed: int = 0,
         start_from: str = "none",
         settings: str = "",
+        face_analysis: FaceAnalyser | None = None,
     ) -> io.NodeOutput:
         output = Path(folder_paths.get_output_directory())
         file = (
@@ -195,7 +208,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
         job = read_job(inputs | _checked(parse_settings(settings), taken), taken)
         bar = TrainingBar(job.run.steps, partial(show_text, cls))
         outcome = train_adapter(
-            Models(model, clip, vae, clip_vision),
+            Models(model, clip, vae, clip_vision, face_analysis),
             dataset,
             job.data,
             job.run,

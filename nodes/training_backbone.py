@@ -20,12 +20,14 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..faces.analysis import EMBEDDING, FaceAnalyser
 from ..models.aggregation import Aggregated
 from ..models.attention import add_image_attention, attend_by_products
-from ..models.projection import HIDDEN, POOLED
+from ..models.projection import FACE, HIDDEN, POOLED
 from ..training.backbone import Backbone
 from ..training.batch import LATENTS, pinned
 from ..training.config import TrainingConfig
+from .face_features import embed_pictures
 from .patch import core_attention
 from .training_checks import check_model
 from .unet import Site, cross_attention_sites
@@ -75,6 +77,7 @@ def training_backbone(
     clip_vision: Any,
     config: TrainingConfig,
     size: int,
+    faces: FaceAnalyser | None = None,
 ) -> Iterator[Backbone]:
     """A backbone on a private copy of the model's UNet, which is given back at the end.
 
@@ -86,7 +89,7 @@ def training_backbone(
     """
     prediction = check_model(model)
     device = comfy.model_management.get_torch_device()
-    null_features = normal({k: v.to(device) for k, v in _null(clip_vision).items()})
+    null_features = normal({k: v.to(device) for k, v in _null(clip_vision, faces).items()})
     unet = private_unet(model, device, _DTYPES[config.precision])
     unload_models()
     sites = cross_attention_sites(unet)
@@ -251,13 +254,18 @@ def text_encoder(model: Any, clip: Any, device: torch.device, size: int) -> Call
     return encode_all
 
 
-def picture_encoder(model: Any, vae: Any, clip_vision: Any, fit: str) -> Callable:
-    """Pictures uint8 [b, H, W, 3] -> latents in the model's scale, and the image features."""
+def picture_encoder(
+    model: Any, vae: Any, clip_vision: Any, fit: str, faces: FaceAnalyser | None = None
+) -> Callable:
+    """Pictures uint8 [b, H, W, 3] -> latents in the model's scale, and the image features; face
+    embeddings where they are asked for by name."""
 
     def encode_pictures(
         pictures: Tensor, names: Sequence[str] = (LATENTS, *FEATURES)
     ) -> dict[str, Tensor]:
         found = {}
+        if FACE in names:
+            found[FACE] = embed_pictures(faces, pictures)
         with LOADING, torch.inference_mode():
             pixels = pictures.float() / 255
             if LATENTS in names:
@@ -270,9 +278,9 @@ def picture_encoder(model: Any, vae: Any, clip_vision: Any, fit: str) -> Callabl
     return encode_pictures
 
 
-def feature_widths(clip_vision: Any) -> dict[str, int]:
-    """Of the image encoder's features, by name."""
-    return {name: x.shape[-1] for name, x in _null(clip_vision).items()}
+def feature_widths(clip_vision: Any, faces: FaceAnalyser | None = None) -> dict[str, int]:
+    """Of the encoders' features, by name."""
+    return {name: x.shape[-1] for name, x in _null(clip_vision, faces).items()}
 
 
 def fingerprint(*models: nn.Module) -> str:
@@ -296,9 +304,10 @@ def normal(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def _null(clip_vision: Any) -> dict[str, Tensor]:
+def _null(clip_vision: Any, faces: FaceAnalyser | None) -> dict[str, Tensor]:
     with torch.inference_mode():
-        return encode_null(clip_vision, FEATURES)
+        null = encode_null(clip_vision, FEATURES)
+        return null if faces is None else null | {FACE: torch.zeros(1, EMBEDDING)}
 
 
 def _sdpa(_: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, **kwargs) -> Tensor:

@@ -13,7 +13,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 
 from ..models.adapter import MultiIPAdapterConfig
-from ..models.projection import POOLED
+from ..models.projection import HIDDEN
 from ..training.config import TrainingConfig
 from ..training.initial import leaves_public_shapes
 from ..training.job import DataConfig
@@ -110,8 +110,9 @@ def tell_doubts(
         )
     if config.masked_loss and not index.store.has_masks:
         log.warning("masked_loss has no effect: no picture of the dataset has a mask.")
-    if data.int8 and adapter.projection.inputs == (POOLED,):
-        log.warning("int8 has no effect: a linear projection reads no hidden states.")
+    if data.int8 and HIDDEN not in adapter.projection.inputs:
+        kind = adapter.projection.kind
+        log.warning("int8 has no effect: a %s projection reads no hidden states.", kind)
     if reasons := leaves_public_shapes(adapter):
         log.warning(
             "Only this pack is sure to load the file, for it has %s.", " and ".join(reasons)

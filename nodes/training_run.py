@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..faces.analysis import FaceAnalyser
 from ..models.adapter import MultiIPAdapterConfig
 from ..models.files import atomically
+from ..models.projection import FACE
 from ..models.references import ReferenceEmbeds
-from ..training.batch import FeatureSource, UnreadableError
+from ..training.batch import LATENTS, FeatureSource, UnreadableError
 from ..training.cache import FeatureCache, build_cache
 from ..training.config import TrainingConfig
 from ..training.images import BadPictureError, decode, load_picture
@@ -30,6 +33,7 @@ from ..training.processes import OneProcess
 from ..training.records import PictureIndex
 from ..training.run import Result, Run, Watcher
 from ..training.state import check_other_run, disk_errors
+from .face_features import check_recogniser
 from .training_backbone import (
     feature_widths,
     fingerprint,
@@ -47,12 +51,13 @@ log = logging.getLogger("MultiIPAdapter")
 
 @dataclass(frozen=True)
 class Models:
-    """What a checkpoint and an image encoder give."""
+    """What a checkpoint and an image encoder give; a face analyser for face embeddings."""
 
     model: Any
     clip: Any
     vae: Any
     clip_vision: Any
+    faces: FaceAnalyser | None = None
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,14 @@ def train_adapter(
     processes = processes or OneProcess()
     prediction = check_model(models.model)
     check_settings(config, folder, resume, processes)
-    widths = feature_widths(models.clip_vision)
+    widths = feature_widths(models.clip_vision, models.faces)
     plan = plan_adapter(config, *_layers(models.model), widths)
     encoders = fingerprint(models.vae.first_stage_model, models.clip_vision.model)
+    recogniser = ""
+    if FACE in plan.projection.inputs:
+        check_recogniser(models.faces)
+        recogniser = models.faces.recogniser
+        encoders = f"{encoders} {recogniser}"
     held_share = data.held_out if config.validate_every else 0.0
     identity = {"encoders": encoders} | run_identity(
         models.model, models.clip, index, data, held_share, prediction
@@ -115,11 +125,22 @@ def train_adapter(
     with (
         torch.inference_mode(False),
         training_backbone(
-            models.model, models.clip, models.clip_vision, config, data.size
+            models.model, models.clip, models.clip_vision, config, data.size, models.faces
         ) as bound,
     ):
         job = _job(index, data, files)
-        run = Run(folder, config, bound, training, held_out, widths, identity, processes, job)
+        run = Run(
+            folder,
+            config,
+            bound,
+            training,
+            held_out,
+            widths,
+            identity,
+            processes,
+            job,
+            recogniser,
+        )
         preview = _preview(models, held_out, run, data, config) if run.validator else None
 
         def on_validation(report, adapter) -> None:
@@ -197,7 +218,7 @@ def _source(
     on_cache,
     watcher: Watcher,
 ) -> FeatureCache | OnlineSource | None:
-    encode = picture_encoder(models.model, models.vae, models.clip_vision, data.fit)
+    encode = picture_encoder(models.model, models.vae, models.clip_vision, data.fit, models.faces)
     if not data.cache:
         return OnlineSource(index, encode, data.size, data.fit)
     names = plan.projection.inputs
@@ -208,7 +229,7 @@ def _source(
     complete = build_cache(
         index,
         where,
-        encode,
+        partial(encode, names=(LATENTS, *names)),
         encoders,
         data.size,
         data.fit,

@@ -50,13 +50,21 @@ def check_encoder(
     """Compare the encoder's widths with those that the adapter was trained on.
 
     Raises:
-        ValueError: another encoder is needed, or face embeddings.
+        ValueError: another encoder is needed, or a face analyser.
     """
     if FACE in projection.inputs:
         raise ValueError(
-            "This adapter reads face embeddings (FaceID, portrait or InstantID), which this "
-            "version of the pack cannot make. Use an adapter of the base, Plus or full-face kind."
+            "This adapter reads face embeddings (FaceID, portrait or InstantID), which an image "
+            "encoder cannot make. Connect face_analysis to Encode Reference Images. Use an "
+            "adapter of the base, Plus or full-face kind where there is no such input."
         )
+    check_widths(clip_vision, projection)
+
+
+def check_widths(
+    clip_vision: comfy.clip_vision.ClipVisionModel, projection: ProjectionConfig
+) -> None:
+    """As `check_encoder`, for an adapter that may read face embeddings besides."""
     feature = "pooled" if projection.kind == "linear" else "hidden"
     widths = clip_vision.config
     width = widths.get("projection_dim" if feature == "pooled" else "hidden_size")

@@ -3,111 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from multi_ipadapter.evaluation.networks.face import MissingPackageError, load_face
 
+from .face_graphs import projection, write_detector, write_recogniser
 from .network_files import as_array, sha256
 
-# ArcFace's landmarks in its 112 x 112 crop (arXiv 1801.07698): a face that has them at these
-# places of the picture, moved by whole pixels, is cut out as it is.
-TEMPLATE = [
-    38.2946,
-    51.6963,
-    73.5318,
-    51.5014,
-    56.0252,
-    71.7366,
-    41.5493,
-    92.3655,
-    70.7299,
-    92.2041,
-]
 SIZE = 320
-HEADS = {8: 0.0, 16: 0.0, 32: 1.0}  # only the coarsest finds faces
-
-
-class Graph:
-    """Nodes and constants, collected by name."""
-
-    def __init__(self):
-        self.nodes, self.constants = [], []
-
-    def constant(self, value) -> str:
-        name = f"constant{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def add(self, kind: str, *inputs: str, output: str = "", **attributes) -> str:
-        output = output or f"{kind}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-    def save(self, path: Path, shape: list, outputs: dict[str, list]) -> Path:
-        source = helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)
-        results = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
-            for name, dims in outputs.items()
-        ]
-        graph = helper.make_graph(self.nodes, "graph", [source], results, self.constants)
-        opset = [helper.make_opsetid("", 17)]
-        model = helper.make_model(graph, opset_imports=opset, ir_version=8)
-        onnx.checker.check_model(model)
-        onnx.save(model, path)
-        return path
-
-
-def write_detector(path: Path, landmarks: bool = True) -> Path:
-    """SCRFD's outputs: scores, boxes and landmarks at three strides, two anchors per cell.
-
-    A 32 x 32 cell that is red throughout is the top left corner of a face; the bluer it is, the
-    larger is the face's box (1 to 3 cells); its landmarks are those of `TEMPLATE`.
-    """
-    graph, outputs = Graph(), {"score": [], "box": [], "points": []}
-    column = graph.constant(np.array([-1, 1], np.int64))
-    for stride, weight in HEADS.items():
-        cells = graph.add("AveragePool", "input", kernel_shape=[stride] * 2, strides=[stride] * 2)
-        red, _, blue = (
-            graph.add("Reshape", graph.add("Gather", cells, index, axis=1), column)
-            for index in (graph.constant(np.int64(channel)) for channel in range(3))
-        )
-        score = graph.add("Sigmoid", graph.add("Mul", red, graph.constant(np.float32(8))))
-        score = graph.add("Mul", score, graph.constant(np.float32(weight)))
-        none = graph.add("Mul", score, graph.constant(np.float32(0)))
-        side = graph.add("Add", blue, graph.constant(np.float32(2)))
-        box = graph.add("Concat", none, none, side, side, axis=1)
-        points = graph.add("Add", none, graph.constant(np.float32([TEMPLATE]) / stride))
-        for kind, first, second in (
-            ("score", score, none),
-            ("box", box, box),
-            ("points", points, points),
-        ):
-            width = {"score": 1, "box": 4, "points": 10}[kind]
-            both = graph.add("Concat", first, second, axis=1)
-            shape = graph.constant(np.array([-1, width], np.int64))
-            outputs[kind].append(graph.add("Reshape", both, shape, output=f"{kind}_{stride}"))
-    kinds = {"score": 1, "box": 4} | ({"points": 10} if landmarks else {})
-    dims = {name: [f"n_{name}", w] for kind, w in kinds.items() for name in outputs[kind]}
-    return graph.save(path, [1, 3, "height", "width"], dims)
-
-
-def projection(width: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((48, width)).astype(np.float32)
-
-
-def write_recogniser(path: Path, width: int = 512) -> Path:
-    """Means of a 4 x 4 grid of the crop, times a random matrix."""
-    graph = Graph()
-    cells = graph.add("AveragePool", "input", kernel_shape=[28, 28], strides=[28, 28])
-    matrix = graph.constant(projection(width))
-    graph.add("MatMul", graph.add("Flatten", cells), matrix, output="embedding")
-    return graph.save(path, ["batch", 3, 112, 112], {"embedding": ["batch", width]})
 
 
 def expected_embedding(picture: torch.Tensor, x: int, y: int) -> np.ndarray:

@@ -37,6 +37,8 @@ FROZEN = {
         "reference_images": True,
         "reference_weights": False,
         "fit": False,
+        "face_analysis": False,
+        "face_embeddings": False,
     },
     "MultiIPAdapter_Apply": {
         "model": True,
@@ -49,6 +51,8 @@ FROZEN = {
         "mask": False,
         "layers": False,
         "layer_weights": False,
+        "lora_weight": False,
+        "faceid_v2_weight": False,
     },
     "MultiIPAdapter_SaveReferences": {"references": True, "name": True, "overwrite": False},
     "MultiIPAdapter_LoadReferences": {"references_file": True},
@@ -70,11 +74,27 @@ FROZEN = {
         "seed": False,
         "start_from": False,
         "settings": False,
+        "face_analysis": False,
     },
     "MultiIPAdapter_Save": {"adapter": True, "name": True, "overwrite": False},
     "MultiIPAdapter_Demo": {"seed": False},
     "MultiIPAdapter_DemoReferences": {"identity": True, "count": True, "wanted_view": False},
     "MultiIPAdapter_ClassWord": {"images": True, "words": True, "template": False, "clip": False},
+    "MultiIPAdapter_LoadFaceAnalysis": {"model": False},
+    "MultiIPAdapter_PrepareFaces": {
+        "face_analysis": True,
+        "images": True,
+        "folder": False,
+        "size": False,
+        "crop": False,
+        "margin": False,
+        "who": False,
+        "index": False,
+        "at_least": False,
+        "keep": False,
+        "order": False,
+        "drop_duplicates": False,
+    },
 }
 FROZEN_OUTPUTS = {
     "MultiIPAdapter_Load": ["MULTI_IPADAPTER"],
@@ -88,6 +108,8 @@ FROZEN_OUTPUTS = {
     "MultiIPAdapter_Demo": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "MULTI_IPADAPTER"],
     "MultiIPAdapter_DemoReferences": ["IMAGE", "IMAGE", "STRING"],
     "MultiIPAdapter_ClassWord": ["STRING", "STRING"],
+    "MultiIPAdapter_LoadFaceAnalysis": ["MULTI_IPADAPTER_FACES"],
+    "MultiIPAdapter_PrepareFaces": ["IMAGE", "MASK", "INT", "IMAGE", "STRING"],
 }
 
 
@@ -191,6 +213,8 @@ def test_the_sliders_of_apply(nodes):
         "weight": (1.0, -1.0, 5.0, 0.05),
         "start_percent": (0.0, 0.0, 1.0, 0.01),
         "end_percent": (1.0, 0.0, 1.0, 0.01),
+        "lora_weight": (1.0, -2.0, 2.0, 0.05),
+        "faceid_v2_weight": (1.0, 0.0, 5.0, 0.05),
     }
 
 

@@ -3,59 +3,32 @@
 from __future__ import annotations
 
 import comfy.ops
-import comfy.utils
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from multi_ipadapter.models.checkpoint import load_adapter
 from multi_ipadapter.models.references import ReferenceEmbeds
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
 from multi_ipadapter.nodes.key_values import LoadedAdapter
 
-from .builders import SDXL_LAYOUT, Sdxl, apply, patches_of, sample
+from .builders import apply, patches_of, sample
+from .diffusers_models import CONTEXT, image_layers, nested, noise, sd15_pair, sdxl_pair
 from .oracle import difference, recorded
 
 TOLERANCE = 1e-4
 SCALE = 0.7
-CONTEXT, POOLED, HIDDEN, PATCHES = 64, 48, 64, 17
-
-SD1_SIZES = {"block_out_channels": (32, 64, 128, 128)}
-SDXL_SIZES = {
-    "block_out_channels": (32, 64, 128),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "use_linear_projection": True,
-}
+POOLED, HIDDEN, PATCHES = 48, 64, 17
 
 
-def _diffusers_unet(sizes: dict) -> UNet2DConditionModel:
-    torch.manual_seed(7)
-    common = {"sample_size": 16, "cross_attention_dim": CONTEXT, "attention_head_dim": 4}
-    return UNet2DConditionModel(**common, **sizes).eval().requires_grad_(False)
+@pytest.fixture(scope="module", name="sd15_pair")
+def _sd15_pair():
+    return sd15_pair()
 
 
-def _comfy_model(unet: UNet2DConditionModel, model):
-    """ComfyUI's model with the weights of diffusers' one, by core's own table of names."""
-    names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-    weights = {names[key]: tensor for key, tensor in unet.state_dict().items()}
-    model.model.diffusion_model.load_state_dict(weights)  # strict: every weight has a place
-    return model
-
-
-@pytest.fixture(scope="module")
-def sd15_pair():
-    unet = _diffusers_unet(SD1_SIZES)
-    return unet, _comfy_model(unet, build_unet(DemoConfig(), seed=0)), 16
-
-
-@pytest.fixture(scope="module")
-def sdxl_pair():
-    unet = _diffusers_unet(SDXL_SIZES)
-    layout = SDXL_LAYOUT | {"use_linear_in_transformer": True}
-    return unet, _comfy_model(unet, build_unet(DemoConfig(unet=layout), seed=0, base=Sdxl)), 70
+@pytest.fixture(scope="module", name="sdxl_pair")
+def _sdxl_pair():
+    return sdxl_pair()
 
 
 @pytest.fixture(params=["sd15_pair", "sdxl_pair"])
@@ -103,27 +76,17 @@ def _write_adapter(path, unet: UNet2DConditionModel, kind: str) -> None:
     """A file with the public names and random weights, in the order of diffusers' layers."""
     generator = torch.Generator().manual_seed(11)
 
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) / shape[-1] ** 0.5
-
-    tensors = {f"image_proj.{name}": noise(*shape) for name, shape in PROJECTIONS[kind].items()}
+    tensors = {
+        f"image_proj.{name}": noise(generator, *shape) for name, shape in PROJECTIONS[kind].items()
+    }
     for name, tensor in tensors.items():
         if "norm" in name and name.endswith("weight") or name.endswith("1.0.weight"):
             tensor += 1  # a trained norm is near 1, and small tokens would hide mistakes
-    for number, name in enumerate(unet.attn_processors):
-        if "attn2" in name:
-            width = unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
-            for end in ("k", "v"):
-                tensors[f"ip_adapter.{number}.to_{end}_ip.weight"] = 2 * noise(width, CONTEXT)
-    save_file(tensors, path)
+    save_file(tensors | image_layers(unet, generator), path)
 
 
 def _load_into_diffusers(unet: UNet2DConditionModel, path) -> None:
-    nested = {"image_proj": {}, "ip_adapter": {}}
-    for key, tensor in load_file(path).items():
-        group, _, name = key.partition(".")
-        nested[group][name] = tensor
-    unet._load_ip_adapter_weights([nested], low_cpu_mem_usage=False)
+    unet._load_ip_adapter_weights([nested(path)], low_cpu_mem_usage=False)
     for name, processor in unet.attn_processors.items():
         if "attn2" in name:
             processor.scale = [SCALE]

@@ -65,7 +65,7 @@ def test_all_nodes_are_listed(object_info):
     ours = {name for name in object_info if name.startswith("MultiIPAdapter_")}
     names = {"Load", "EncodeReferences", "Apply", "SaveReferences", "LoadReferences", "Demo"}
     names |= {"Dataset", "Train", "Save", "Sweep", "Evaluate", "Report", "Score", "Rank"}
-    names |= {"ClassWord", "DemoReferences"}
+    names |= {"ClassWord", "DemoReferences", "LoadFaceAnalysis", "PrepareFaces"}
     assert ours == {f"MultiIPAdapter_{name}" for name in names}
     assert {object_info[name]["category"] for name in ours} == {"multi-ipadapter"}
 

@@ -34,7 +34,7 @@ class TrainingConfig:
 
     # The adapter
     start_from: str = ""  # an adapter file; empty: W'_k, W'_v start as W_k, W_v
-    projection: Literal["linear", "resampler"] = "resampler"
+    projection: Literal["linear", "resampler", "faceid"] = "resampler"
     num_tokens: int = 0  # per reference; 0: as in the public files of this projection
     resampler_dim: int = 0  # 0: as in the public files of the model's family
     resampler_depth: int = 4

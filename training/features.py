@@ -12,12 +12,24 @@ from torch.nn import functional as F
 
 from .batch import LATENTS, MASK
 from .images import BadPictureError, load_picture
-from .records import PictureIndex
+from .records import PictureIndex, printable
 
 # Pictures uint8 [b, H, W, 3] -> {"latents": [b, c, h, w], other features: [b, ...]}; a second
 # argument names those that are wanted, so that references cost no pass of the VAE.
 Encode = Callable[..., Mapping[str, Tensor]]
 _THREADS = 4
+
+
+class UnusablePicturesError(ValueError):
+    """Raised by an encoder for pictures that it can make nothing of.
+
+    Attributes:
+        reasons: why, by place in the batch that it was given.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]):
+        super().__init__(" ".join(reasons.values()))
+        self.reasons = reasons
 
 
 @dataclass(frozen=True)
@@ -82,9 +94,15 @@ def _encode_batch(index: PictureIndex, batch, loaded, encode: Encode, names) -> 
     good = [(n, *x) for n, x in zip(batch, loaded, strict=True) if not isinstance(x, str)]
     if not good:
         return Encoded([], {}, torch.zeros(0), bad)
-    numbers = [number for number, _, _ in good]
     pictures = torch.stack([pixels for _, pixels, _ in good])
-    features = encode(pictures) if names is None else encode(pictures, _to_encode(names))
+    try:
+        features = encode(pictures) if names is None else encode(pictures, _to_encode(names))
+    except UnusablePicturesError as error:
+        for place, reason in error.reasons.items():
+            number = good[place][0]
+            loaded[batch.index(number)] = f"{printable(index.name(number))}: {reason}"
+        return _encode_batch(index, batch, loaded, encode, names)  # the others
+    numbers = [number for number, _, _ in good]
     for name, values in features.items():
         if not values.isfinite().all():
             some = ", ".join(index.name(n) for n in numbers[:3])

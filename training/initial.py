@@ -12,12 +12,16 @@ from torch import Tensor
 
 from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig, family_name
 from ..models.checkpoint import encoder_name, load_adapter
-from ..models.projection import HIDDEN, POOLED, ProjectionConfig
+from ..models.projection import FACE, HIDDEN, POOLED, ProjectionConfig
 from .config import TrainingConfig
 
 log = logging.getLogger("MultiIPAdapter")
 
 _DIM_HEAD = 64  # other programs read the number of heads off the shapes with it
+_FACES_NEEDED = (
+    "expected one that reads the pictures' faces. Connect face_analysis to the node, or set "
+    "face_pack to the folder of a face model pack."
+)
 _SDXL_CONTEXT, _SDXL_DIM = 2048, 1280
 
 
@@ -25,12 +29,14 @@ def initial_adapter(
     config: TrainingConfig,
     text_weights: Sequence[tuple[Tensor, Tensor]],
     widths: Mapping[str, int],
+    face_recogniser: str = "",
 ) -> MultiIPAdapter:
     """The adapter at step 0, float32, trainable.
 
     Args:
         text_weights: W_k, W_v [D, C] of every layer.
-        widths: of the image encoder's features, by name.
+        widths: of the encoders' features, by name.
+        face_recogniser: the one behind the face embeddings, if they are read.
 
     Raises:
         ValueError: as `plan_adapter`.
@@ -38,6 +44,8 @@ def initial_adapter(
     layer_dims = [to_k.shape[0] for to_k, _ in text_weights]
     loaded = load_adapter(config.start_from) if config.start_from else None
     plan = _plan(config, layer_dims, text_weights[0][0].shape[1], widths, loaded)
+    if FACE in plan.projection.inputs:
+        plan = dataclasses.replace(plan, face_recogniser=face_recogniser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapter = MultiIPAdapter(plan)
@@ -76,13 +84,10 @@ def leaves_public_shapes(adapter: MultiIPAdapterConfig) -> list[str]:
     """What in an adapter's sizes other programs do not expect; empty: they load its file."""
     projection = adapter.projection
     reasons = [f"slots = {adapter.slots}"] if adapter.slots > 1 else []
-    if projection.kind not in ("linear", "resampler"):
+    if projection.kind not in ("linear", "resampler", "faceid"):
         return reasons
-    public = _projection(
-        TrainingConfig(projection=projection.kind),
-        projection.output_dim,
-        {name: projection.input_dim for name in (POOLED, HIDDEN)},
-    )
+    widths = dict.fromkeys((POOLED, HIDDEN), projection.input_dim) | {FACE: projection.id_dim}
+    public = _projection(TrainingConfig(projection=projection.kind), projection.output_dim, widths)
     for name in ("num_tokens", "hidden_dim", "depth", "heads", "dim_head", "ff_mult"):
         got, usual = getattr(projection, name), getattr(public, name)
         if got != usual:
@@ -109,11 +114,8 @@ def _plan(
     else:
         projection = _projection(config, context_dim, widths)
         feature = "pooled" if projection.inputs == (POOLED,) else "hidden"
-        plan = MultiIPAdapterConfig(
-            projection,
-            tuple(layer_dims),
-            image_encoder=encoder_name(feature, projection.input_dim),
-        )
+        encoder = encoder_name(feature, projection.input_dim) if projection.input_dim else ""
+        plan = MultiIPAdapterConfig(projection, tuple(layer_dims), image_encoder=encoder)
     return dataclasses.replace(
         plan, slots=config.slots, aggregation=config.aggregation, aggregator_heads=heads
     )
@@ -126,6 +128,11 @@ def _projection(
     if config.projection == "linear":
         tokens = config.num_tokens or 4
         return ProjectionConfig("linear", tokens, context_dim, input_dim=widths[POOLED])
+    if config.projection == "faceid":
+        if FACE not in widths:
+            raise ValueError(f"Got projection = faceid without face analysis; {_FACES_NEEDED}")
+        sizes = {"id_dim": widths[FACE], "hidden_dim": 2 * widths[FACE]}
+        return ProjectionConfig("faceid", config.num_tokens or 4, context_dim, **sizes)
     usual = _SDXL_DIM if context_dim == _SDXL_CONTEXT else context_dim
     dim = config.resampler_dim or usual
     dim_head = min(_DIM_HEAD, dim)
@@ -154,10 +161,19 @@ def _check_start(
             f"The adapter to start from is for {start.base_model}; the model is "
             f"{family_name(len(layer_dims), context_dim)}. Choose a file of the model's family."
         )
-    for name in projection.inputs:
-        if widths.get(name) != projection.input_dim:
+    if projection.kind == "faceid_plus":
+        raise ValueError(
+            "The adapter to start from is a FaceID-Plus, which is not trained here. Choose a "
+            "FaceID, portrait, Plus or base file, or none."
+        )
+    if FACE in projection.inputs and FACE not in widths:
+        raise ValueError(
+            f"The adapter to start from reads face embeddings; got none, {_FACES_NEEDED}"
+        )
+    for name, width in projection.widths.items():
+        if widths.get(name) != width:
             raise ValueError(
-                f"The adapter to start from reads {name} of width {projection.input_dim}; the "
+                f"The adapter to start from reads {name} of width {width}; the "
                 f"image encoder gives {widths.get(name)}. Use "
                 f"{start.image_encoder or 'its encoder'}."
             )
@@ -187,6 +203,11 @@ def _copy_file(adapter: MultiIPAdapter, loaded: MultiIPAdapter) -> None:
             source_k, source_v = sources[slot if slot < len(sources) else 0]
             to_k.weight.copy_(source_k.weight)
             to_v.weight.copy_(source_v.weight)
+    if loaded.lora:
+        log.warning(
+            "The LoRA of the file to start from is neither used nor kept: the adapter learns to "
+            "do without it."
+        )
     got, wanted = loaded.config.aggregator_heads, adapter.config.aggregator_heads
     if got == wanted:
         for name, aggregator in adapter.aggregator.items():

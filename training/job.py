@@ -61,7 +61,7 @@ class Job:
 
 
 # What the command line needs besides; a node gets models by its wires.
-FILES = ("checkpoint", "clip_vision", "vae", "output")
+FILES = ("checkpoint", "clip_vision", "vae", "face_pack", "output")
 DEMO = "demo"  # as checkpoint: the demo's tiny models, to try training without downloads
 
 

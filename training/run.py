@@ -63,9 +63,10 @@ class Run:
     """A run that can be started, cancelled and resumed.
 
     Args:
-        widths: of the image encoder's features, by name.
+        widths: of the encoders' features, by name.
         identity: values that identify data and models, checked on resuming.
         job: further settings to keep in config.json, for whoever reads it.
+        face_recogniser: the one behind the face embeddings, if the adapter reads them.
     """
 
     def __init__(
@@ -79,12 +80,13 @@ class Run:
         identity: Mapping[str, Any],
         processes: OneProcess | None = None,
         job: Mapping[str, Any] | None = None,
+        face_recogniser: str = "",
     ):
         self.folder, self.config = folder, config
         self.job = dict(job or {})
         self.processes = processes or OneProcess()
         folder.mkdir(parents=True, exist_ok=True)
-        adapter = initial_adapter(config, backbone.text_weights(), widths)
+        adapter = initial_adapter(config, backbone.text_weights(), widths, face_recogniser)
         self.trainer = Trainer(
             adapter, backbone, training, config, folder, identity, self.processes
         )

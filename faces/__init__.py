@@ -1,0 +1,1 @@
+"""Faces in pictures: found, recognised, cut out and chosen; needs no ComfyUI."""

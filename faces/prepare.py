@@ -1,0 +1,202 @@
+"""Pictures of any kind -> the best faces of one person, and for each picture what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from .align import crop, loose_transform, warp
+from .analysis import Face, FaceAnalyser
+from .choose import majority, near_duplicates, signature
+from .quality import measure
+from .results import ORDERS, THUMBNAIL, THUMBNAILS, Candidate, Prepared, Settings, Verdict
+
+_CROWD = 10  # largest faces of a picture that are looked at
+_LISTED = 30  # pictures in an error
+_SIGNATURE_SIDE = 64
+
+Load = Callable[[], np.ndarray]
+Progress = Callable[[int, int, str], None]
+
+
+class NoFacesError(ValueError):
+    """No picture gave a face; lists the reasons."""
+
+
+class Cancelled(RuntimeError):
+    """The caller has stopped the work."""
+
+
+def prepare(
+    pictures: Sequence[tuple[str, Load]],
+    analyser: FaceAnalyser,
+    settings: Settings,
+    on_progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Prepared:
+    """Find the faces of all pictures, then choose, then cut out; one picture at a time in memory.
+
+    The chosen pictures are therefore read twice.
+
+    Args:
+        pictures: a name for messages, and what decodes the picture to RGB, uint8 [H, W, 3]; it
+            may raise, which leaves this picture out.
+        on_progress: called with pictures done, of how many, and what is going on.
+        cancelled: True stops the work; or it raises.
+
+    Raises:
+        NoFacesError: nothing is left; lists the reasons.
+        Cancelled: stopped.
+    """
+    step = _Step(on_progress, cancelled)
+    notes: list[str] = []
+    verdicts = []
+    for number, (name, load) in enumerate(pictures):
+        step(number, len(pictures), "finding faces")
+        verdict = Verdict(name)
+        _guarded(verdict, lambda v=verdict, f=load, n=number: _look(v, f(), n, analyser, settings))
+        verdicts.append(verdict)
+    chosen = _chosen(verdicts, analyser, settings, notes)
+    kept = _kept(verdicts, chosen, settings)
+    faces, masks, indices = [], [], []
+    for done, number in enumerate(kept):
+        step(done, len(kept), "cutting out")
+        verdict, load = verdicts[number], pictures[number][1]
+        cut: list = []
+        _guarded(verdict, lambda c=cut, v=verdict, f=load: c.extend(_cut(f(), v.face, settings)))
+        if cut:
+            verdict.place = len(faces)
+            faces.append(cut[0])
+            masks.append(cut[1])
+            indices.append(number)
+    step(len(kept), len(kept), "done")
+    for verdict in verdicts:
+        verdict.candidates = []
+    if not faces:
+        raise NoFacesError(_nothing(verdicts))
+    return Prepared(np.stack(faces), np.stack(masks), indices, verdicts, notes)
+
+
+class _Step:
+    """Progress and cancel between pictures."""
+
+    def __init__(self, on_progress: Progress | None, cancelled: Callable[[], bool] | None):
+        self._on_progress, self._cancelled = on_progress, cancelled
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if self._cancelled and self._cancelled():
+            raise Cancelled("Stopped while preparing faces.")
+        if self._on_progress:
+            self._on_progress(done, total, what)
+
+
+def _guarded(verdict: Verdict, work: Callable[[], None]) -> None:
+    """Whatever goes wrong with a picture is said of it, and the others go on."""
+    try:
+        work()
+    except MemoryError:
+        verdict.reason = "not enough memory to read it; make the picture smaller"
+    except Exception as error:
+        text = str(error).removeprefix(f"{verdict.name}: ") or type(error).__name__
+        verdict.reason = f"cannot be read: {text}"
+
+
+def _look(
+    verdict: Verdict, picture: np.ndarray, number: int, analyser: FaceAnalyser, settings: Settings
+) -> None:
+    if number < THUMBNAILS:
+        image = Image.fromarray(picture)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        verdict.thumbnail, verdict.scale = np.array(image), image.width / picture.shape[1]
+    faces = analyser.detect(picture)
+    if not faces:
+        verdict.reason = "no face found"
+        return
+    verdict.face = faces[0]
+    large = [face for face in faces if face.size >= settings.at_least]
+    if not large:
+        verdict.reason = f"too small: {faces[0].size:.0f} pixels, expected {settings.at_least:g}"
+        return
+    if settings.who == "index":
+        if settings.index >= len(large):
+            count = f"{len(large)} face{'s' * (len(large) > 1)}"
+            verdict.reason = f"has {count} large enough, so none at index {settings.index}"
+            return
+        large = [large[settings.index]]
+    elif settings.who == "largest" or not analyser.recogniser:
+        large = large[:1]
+    verdict.candidates = [_candidate(picture, face, analyser) for face in large[:_CROWD]]
+    verdict.quality = verdict.candidates[0].quality
+
+
+def _candidate(picture: np.ndarray, face: Face, analyser: FaceAnalyser) -> Candidate:
+    embedding = analyser.embed(picture, face) if analyser.recogniser else None
+    if embedding is not None and not (np.isfinite(embedding).all() and embedding.any()):
+        raise ValueError("the recogniser gives no usable numbers for its face.")
+    small = warp(picture, loose_transform(face, _SIGNATURE_SIDE, 0.0), _SIGNATURE_SIDE)
+    return Candidate(face, measure(picture, face), signature(small), embedding)
+
+
+def _chosen(
+    verdicts: list[Verdict], analyser: FaceAnalyser, settings: Settings, notes: list[str]
+) -> dict[int, Candidate]:
+    """The candidate by number of the picture."""
+    with_faces = {number: v for number, v in enumerate(verdicts) if v.candidates}
+    notes.append(f"Faces found by {analyser.name}.")
+    if settings.who != "majority" or not analyser.recogniser:
+        if settings.who == "majority":
+            notes.append(
+                f"{analyser.name} cannot tell people apart, so the largest face of each picture "
+                "counts. Load a face analysis with a recogniser to keep one person's only."
+            )
+        return {number: v.candidates[0] for number, v in with_faces.items()}
+    flat = [(number, c) for number, v in with_faces.items() for c in v.candidates]
+    shared = majority(
+        np.array([c.embedding for _, c in flat]),
+        [number for number, _ in flat],
+        [c.face.size for _, c in flat],
+    )
+    for number in with_faces.keys() - shared.keys():
+        verdicts[number].reason = "another person"
+    notes.append(f"The person is in {len(shared)} of {len(with_faces)} pictures with a face.")
+    if len(shared) == 1 < len(with_faces):
+        notes.append("No two pictures share a person, so the largest face counts.")
+    return {number: flat[face][1] for number, face in shared.items()}
+
+
+def _kept(verdicts: list[Verdict], chosen: dict[int, Candidate], settings: Settings) -> list[int]:
+    """Numbers of the pictures whose faces are kept, in the order wanted."""
+    for number, candidate in chosen.items():
+        verdicts[number].face, verdicts[number].quality = candidate.face, candidate.quality
+    ranked = sorted(chosen, key=lambda number: (-chosen[number].quality.total, number))
+    if settings.drop_duplicates:
+        repeats = near_duplicates(
+            [chosen[number].signature for number in ranked],
+            [chosen[number].embedding for number in ranked],
+        )
+        for place, better in repeats.items():
+            name = verdicts[ranked[better]].name
+            verdicts[ranked[place]].reason = f"near-duplicate of {name}"
+        ranked = [number for place, number in enumerate(ranked) if place not in repeats]
+    if settings.keep:
+        for number in ranked[settings.keep :]:
+            quality = chosen[number].quality.total
+            verdicts[
+                number
+            ].reason = f"{settings.keep} better ones are kept (quality {quality:.2f})"
+        ranked = ranked[: settings.keep]
+    return ranked if settings.order == ORDERS[0] else sorted(ranked)
+
+
+def _cut(picture: np.ndarray, face: Face, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    return crop(picture, face, settings.size, settings.kind, settings.margin)
+
+
+def _nothing(verdicts: list[Verdict]) -> str:
+    lines = [f"{v.name}: {v.reason}" for v in verdicts[:_LISTED]]
+    if len(verdicts) > _LISTED:
+        lines.append(f"and {len(verdicts) - _LISTED} more")
+    head = f"None of the {len(verdicts)} pictures gives a face that can be kept:"
+    return "\n".join([head, *lines, "Give pictures that show the face larger and from the front."])

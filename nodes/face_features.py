@@ -1,0 +1,216 @@
+"""Pictures -> the features of their faces that FaceID, portrait and InstantID adapters read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import comfy.model_management
+import comfy.utils
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..faces.align import aligned_transform, warp
+from ..faces.analysis import Face, FaceAnalyser
+from ..models.projection import FACE, HIDDEN, ProjectionConfig
+from ..models.references import ReferenceEmbeds, average_face
+from ..training.features import UnusablePicturesError
+from .key_values import LoadedAdapter
+from .vision import encode, encode_null
+
+log = logging.getLogger("MultiIPAdapter")
+
+FACE_EMBEDDINGS = ("each", "mean", "quality-weighted mean")
+_FACEID, _INSTANTID = "w600k_r50", "glintr100"  # recognisers of buffalo_l and antelopev2
+_SEEN = 112  # pixels: the side of what a recogniser sees
+_SHOWN = 5
+
+
+class FaceFeatures(NamedTuple):
+    """Of the largest face of each of N pictures.
+
+    embeds: the recogniser's output, float32 [N, D].
+    crops: the aligned face in 0..1, float32 [N, size, size, 3]; None where not asked for.
+    quality: detector score times size, float32 [N]; a size beyond what the recogniser sees adds
+        nothing.
+    """
+
+    embeds: Tensor
+    crops: Tensor | None
+    quality: Tensor
+
+
+def check_recogniser(analyser: FaceAnalyser) -> None:
+    """Refuse an analyser that cannot embed.
+
+    Raises:
+        ValueError: it has no recogniser.
+    """
+    if not analyser.recogniser:
+        raise ValueError(
+            f"{analyser.name} finds faces but has no recogniser, and the adapter reads face "
+            "embeddings. Load a pack that has one (buffalo_l or antelopev2) in the face analysis "
+            "node."
+        )
+
+
+def check_analyser(analyser: FaceAnalyser, adapter: LoadedAdapter) -> None:
+    """As `check_recogniser`; and warn of another recogniser than the adapter's.
+
+    Raises:
+        ValueError: it has no recogniser.
+    """
+    check_recogniser(analyser)
+    wanted = _recognisers(adapter)
+    if analyser.recogniser not in wanted:
+        log.warning(
+            "%s reads faces of the recogniser %s; got %s (%s), whose embeddings mean something "
+            "else. The pictures will hardly resemble the person.",
+            adapter.name,
+            " or ".join(wanted),
+            analyser.recogniser,
+            analyser.name,
+        )
+
+
+def _recognisers(adapter: LoadedAdapter) -> tuple[str, ...]:
+    """Portrait-unnorm and InstantID have the same shapes: only the file's name may tell."""
+    if adapter.config.face_recogniser:
+        return (adapter.config.face_recogniser,)
+    if not adapter.config.projection.face_input:
+        return (_FACEID,)
+    name = adapter.name.lower().replace("-", "").replace("_", "")
+    if "instantid" in name:
+        return (_INSTANTID,)
+    return (_FACEID,) if "faceid" in name or "portrait" in name else (_FACEID, _INSTANTID)
+
+
+def encode_faces(
+    analyser: FaceAnalyser,
+    clip_vision,
+    images: Mapping[str, Tensor],
+    projection: ProjectionConfig,
+    weights: Tensor,
+    how: str = "each",
+) -> ReferenceEmbeds:
+    """References for an adapter that reads face embeddings.
+
+    Args:
+        images: by input name, each [b, H, W, 3] in 0..1; N pictures in all.
+        weights: of the pictures [N].
+        how: one of `FACE_EMBEDDINGS`; with a mean there is one reference, whose hidden states
+            (FaceID-Plus) are those of the picture that weighs most.
+
+    Raises:
+        ValueError: a picture without a face, or a recogniser of another width.
+    """
+    if how not in FACE_EMBEDDINGS:
+        raise ValueError(
+            f"Got face_embeddings {how!r}; expected one of {', '.join(FACE_EMBEDDINGS)}."
+        )
+    reads_crops = HIDDEN in projection.inputs
+    found = read_faces(analyser, images, crop_size(projection) if reads_crops else 0)
+    width = projection.widths[FACE]
+    if found.embeds.shape[1] != width:
+        raise ValueError(
+            f"{analyser.name} gives face embeddings of width {found.embeds.shape[1]}; the adapter "
+            f"reads {width}. Load the pack that the adapter was made with."
+        )
+    features, null = {FACE: found.embeds}, {FACE: torch.zeros(1, width)}
+    if reads_crops:
+        features |= encode(clip_vision, {"faces": found.crops}, "crop", (HIDDEN,), False)
+        null |= encode_null(clip_vision, (HIDDEN,))
+    references = ReferenceEmbeds(features, null, weights)
+    if how == "each":
+        return references
+    return average_face(references, weights if how == "mean" else weights * found.quality)
+
+
+def crop_size(projection: ProjectionConfig) -> int:
+    """Side of the aligned face that the image encoder sees, in pixels: SDXL's shows more."""
+    return 256 if projection.output_dim == 2048 else 224
+
+
+def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int = 0) -> FaceFeatures:
+    """Find the largest face of each picture.
+
+    Args:
+        size: side of the aligned crops; 0: none.
+
+    Raises:
+        ValueError: pictures without a face, all of them named.
+    """
+    places = [(name, i) for name, stack in images.items() for i in range(len(stack))]
+    progress = comfy.utils.ProgressBar(len(places))
+    embeds, crops, quality, without = [], [], [], []
+    for name, i in places:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        picture = to_bytes(images[name][i])
+        face = largest_face(analyser, picture)
+        if face is None:
+            without.append(f"{name}, picture {i + 1} of {len(images[name])}")
+        else:
+            embeds.append(embedding(analyser, picture, face))
+            quality.append(face.score * min(face.size, _SEEN))
+            if size:
+                crops.append(torch.from_numpy(aligned_face(picture, face, size)))
+        progress.update(1)
+    if without:
+        more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
+        raise ValueError(
+            f"Found no face in {'; '.join(without[:_SHOWN])}{more}. This adapter reads faces: "
+            "disconnect these pictures, or pass all through Prepare Faces, which drops them."
+        )
+    pixels = torch.stack(crops).float() / 255 if size else None
+    return FaceFeatures(torch.stack(embeds), pixels, torch.tensor(quality).clamp(min=1e-6))
+
+
+def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
+    """Training pictures uint8 [b, H, W, 3] -> embeddings of their largest faces [b, D].
+
+    Raises:
+        UnusablePicturesError: some show no face.
+    """
+    embeds, without = [], {}
+    for i, picture in enumerate(pictures.cpu().numpy()):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        face = largest_face(analyser, picture)
+        if face is None:
+            without[i] = "no face was found in it."
+        else:
+            embeds.append(embedding(analyser, picture, face))
+    if without:
+        raise UnusablePicturesError(without)
+    return torch.stack(embeds)
+
+
+def largest_face(analyser: FaceAnalyser, picture: np.ndarray) -> Face | None:
+    """Of a picture uint8 [H, W, 3]; None where there is no face."""
+    return max(analyser.detect(picture), key=lambda face: face.size, default=None)
+
+
+def embedding(analyser: FaceAnalyser, picture: np.ndarray, face: Face) -> Tensor:
+    """float32 [D].
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    embeds = torch.from_numpy(analyser.embed(picture, face)).float()
+    if not embeds.isfinite().all():
+        raise ValueError(
+            f"{analyser.name} gives embeddings that are not finite numbers. Its files are damaged; "
+            "download the pack again."
+        )
+    return embeds
+
+
+def aligned_face(picture: np.ndarray, face: Face, size: int) -> np.ndarray:
+    """What FaceID-Plus was trained on: insightface's aligned crop, uint8 [size, size, 3]."""
+    return warp(picture, aligned_transform(face, size), size, smooth=False)
+
+
+def to_bytes(image: Tensor) -> np.ndarray:
+    """[H, W, 3] in 0..1 -> uint8."""
+    return (image.float().clamp(0, 1) * 255).round().byte().cpu().numpy()

@@ -1,0 +1,223 @@
+"""Node: pictures of any kind -> the best faces of one person."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import comfy.utils
+import numpy as np
+import torch
+from comfy_api.v0_0_2 import io, ui
+
+from ..evaluation.pictures import FolderSource, Source, TensorSource
+from ..faces.align import CROPS, MARGIN
+from ..faces.analysis import FaceAnalyser
+from ..faces.prepare import prepare
+from ..faces.results import ORDERS, WHO, Prepared, Settings
+from ..training.images import BadPictureError
+from ..training.records import Skipped, printable
+from .evaluate import cancelled
+from .evaluation_files import changed_below, find_pictures
+from .face_sheet import face_sheet
+from .progress_text import show_text
+from .sockets import CATEGORY, FaceAnalysisSocket
+from .training_progress import to_image
+
+MAX_SLOTS = 64
+
+
+class PrepareFaces(io.ComfyNode):
+    """Cut out the best faces of one person."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        images = io.Autogrow.TemplatePrefix(
+            io.Image.Input("image", tooltip="A picture, or a batch of pictures."),
+            prefix="image_",
+            min=0,
+            max=MAX_SLOTS,
+        )
+        return io.Schema(
+            node_id="MultiIPAdapter_PrepareFaces",
+            display_name="Prepare Faces",
+            category=CATEGORY,
+            description="From a handful or a folder of pictures to the best faces of one person: "
+            "drops pictures without the face and near-duplicates, cuts the faces out, best first, "
+            "and says for each picture what was done.",
+            search_aliases=["face crop", "prep image for insightface", "face align", "portrait"],
+            inputs=[
+                FaceAnalysisSocket.Input("face_analysis"),
+                io.Autogrow.Input("images", template=images),
+                io.String.Input(
+                    "folder",
+                    default="",
+                    optional=True,
+                    tooltip="Folder of pictures below ComfyUI's input or output folder, read one "
+                    "picture at a time. Counted after the images.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    optional=True,
+                    tooltip="Side of the faces in pixels.",
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=list(CROPS),
+                    default=CROPS[0],
+                    optional=True,
+                    tooltip="loose: an upright square with hair and chin. aligned: tight, eyes "
+                    "level, as face recognisers see it.",
+                ),
+                io.Float.Input(
+                    "margin",
+                    default=MARGIN,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="What a loose crop shows on each side of the face, as a part of it.",
+                ),
+                io.Combo.Input(
+                    "who",
+                    options=list(WHO),
+                    default=WHO[0],
+                    optional=True,
+                    tooltip="majority: the person most pictures share. largest: the largest face "
+                    "of each picture. index: see there.",
+                ),
+                io.Int.Input(
+                    "index",
+                    default=0,
+                    min=0,
+                    max=99,
+                    optional=True,
+                    tooltip="For who = index: which face of each picture; 0 is the largest.",
+                ),
+                io.Int.Input(
+                    "at_least",
+                    default=64,
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    tooltip="Smaller faces are left out; in pixels of the picture.",
+                ),
+                io.Int.Input(
+                    "keep",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    tooltip="How many faces at most, the best; 0: all.",
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default=ORDERS[0],
+                    optional=True,
+                    tooltip="Of the faces that are kept.",
+                ),
+                io.Boolean.Input(
+                    "drop_duplicates",
+                    default=True,
+                    optional=True,
+                    tooltip="Leave out faces that repeat a better one.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="faces"),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip="1 on the face; 0 around it and on repeated border.",
+                ),
+                io.Int.Output(
+                    display_name="indices",
+                    is_output_list=True,
+                    tooltip="Number of each face's picture, from 0.",
+                ),
+                io.Image.Output(
+                    display_name="sheet", tooltip="All pictures, and what was done with each."
+                ),
+                io.String.Output(display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None = "", **_) -> str:
+        """ComfyUI looks again when pictures of the folder were added, removed or changed."""
+        try:
+            return changed_below(find_pictures(folder, "folder")) if folder else ""
+        except ValueError:
+            return "missing"
+
+    @classmethod
+    def execute(
+        cls,
+        face_analysis: FaceAnalyser,
+        images: io.Autogrow.Type,
+        folder: str = "",
+        size: int = 512,
+        crop: str = CROPS[0],
+        margin: float = MARGIN,
+        who: str = WHO[0],
+        index: int = 0,
+        at_least: int = 64,
+        keep: int = 0,
+        order: str = ORDERS[0],
+        drop_duplicates: bool = True,
+    ) -> io.NodeOutput:
+        settings = Settings(size, crop, margin, who, index, at_least, keep, order, drop_duplicates)
+        sources = _sources(images, folder)
+        pictures = [
+            (source.name(number), partial(_pixels, source, number))
+            for source in sources
+            for number in range(len(source))
+        ]
+        pictures += [
+            (printable(s.path), partial(_refuse, s)) for source in sources for s in source.skipped
+        ]
+        bar = comfy.utils.ProgressBar(len(pictures))
+        prepared = prepare(
+            pictures,
+            face_analysis,
+            settings,
+            on_progress=lambda done, total, what: bar.update_absolute(done, total),
+            cancelled=cancelled,
+        )
+        sheet = to_image(face_sheet(prepared))
+        show_text(cls, str(prepared).split("\n")[0])
+        return _outputs(prepared, sheet, ui.PreviewImage(sheet, cls=cls))
+
+
+def _sources(images: dict, folder: str) -> list[Source]:
+    """The images, then the folder.
+
+    Raises:
+        ValueError: neither is given, or the folder is not there.
+    """
+    sources: list[Source] = [TensorSource(list(images.values()))] if images else []
+    if folder.strip():
+        sources.append(FolderSource(find_pictures(folder.strip(), "folder")))
+    if not sources:
+        raise ValueError("Got no pictures. Connect images, or give the name of a folder.")
+    return sources
+
+
+def _pixels(source: Source, number: int) -> np.ndarray:
+    """RGB, uint8 [H, W, 3]."""
+    return source.load(number).pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+def _refuse(skipped: Skipped) -> np.ndarray:
+    """A file that is not opened, such as a HEIC picture, counts as one that cannot be read."""
+    raise BadPictureError(skipped.reason)
+
+
+def _outputs(prepared: Prepared, sheet: torch.Tensor, preview: ui.PreviewImage) -> io.NodeOutput:
+    faces = torch.from_numpy(prepared.faces).float().div_(255)
+    masks = torch.from_numpy(prepared.masks)
+    return io.NodeOutput(faces, masks, prepared.indices, sheet, str(prepared), ui=preview)

@@ -1,0 +1,184 @@
+"""Which faces are kept: the majority's person, no repeats, the better ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from multi_ipadapter.faces.align import loose_transform, warp
+from multi_ipadapter.faces.analysis import Face
+from multi_ipadapter.faces.choose import majority, near_duplicates, signature, unit
+from multi_ipadapter.faces.quality import frontality, laplacian_variance, measure
+
+from .test_faces_align import face, picture
+
+PICTURES = 20
+
+
+def people(seed: int, count: int) -> np.ndarray:
+    """Unit embeddings of different people: cosines up to 0.2."""
+    generator = np.random.default_rng(seed)
+    common = unit(generator.standard_normal(512))
+    centres = unit(generator.standard_normal((count, 512)))
+    centres = unit(centres + 0.4 * common)
+    assert (centres @ centres.T - np.eye(count)).max() < 0.3
+    return centres
+
+
+def views(person: np.ndarray, count: int, generator) -> np.ndarray:
+    """Embeddings of one person in several pictures: cosines 0.5 to 0.7, of any length."""
+    noise = unit(generator.standard_normal((count, 512)))
+    spread = generator.uniform(0.65, 1.0, (count, 1))
+    return unit(person + spread * noise) * generator.uniform(15, 25, (count, 1))
+
+
+def test_the_noise_is_realistic():
+    generator = np.random.default_rng([0, 1])
+    a, b = people(0, 2)
+    same, other = unit(views(a, 40, generator)), unit(views(b, 40, generator))
+    pairs = (same @ same.T)[np.triu_indices(40, 1)]
+    assert 0.48 < np.quantile(pairs, 0.05) < np.quantile(pairs, 0.95) < 0.72
+    assert -0.1 < (same @ other.T).min() < (same @ other.T).max() < 0.25
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("strangers", [1, 3, 8])
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_the_right_person_is_kept_among_up_to_40_percent_others(seed, strangers, share):
+    generator = np.random.default_rng([seed, 1])
+    persons = people(seed, 1 + strangers)
+    wrong = round(PICTURES * share)
+    who = generator.permutation(
+        [0] * (PICTURES - wrong) + [1 + n % strangers for n in range(wrong)]
+    )
+    faces = np.concatenate([views(persons[n], 1, generator) for n in who])
+    sizes = np.where(who == 0, 100, 500)  # the others are larger
+    kept = majority(faces, list(range(PICTURES)), sizes)
+    assert kept == {number: number for number in range(PICTURES) if who[number] == 0}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_several_people_in_a_picture_the_shared_one_is_kept(seed):
+    generator = np.random.default_rng([seed, 1])
+    persons = people(seed, 12)
+    faces, pictures, right = [], [], {}
+    for number in range(10):
+        present = [0, *generator.choice(np.arange(1, 12), 3, replace=False)]
+        for person in generator.permutation(present):
+            if person == 0:
+                right[number] = len(faces)
+            faces.append(views(persons[person], 1, generator)[0])
+            pictures.append(number)
+    assert majority(np.array(faces), pictures, [100] * len(faces)) == right
+
+
+def test_of_twins_in_a_picture_the_closer_one_is_kept():
+    generator = np.random.default_rng([0, 1])
+    (person,) = people(0, 1)
+    faces = [*views(person, 5, generator), person + 1.3 * unit(generator.standard_normal(512))]
+    kept = majority(np.array(faces), [0, 1, 2, 3, 4, 4], [1] * 6)
+    assert kept == {number: number for number in range(5)}
+
+
+def test_of_equal_counts_the_larger_faces_win_and_the_first_of_equal_ones():
+    generator = np.random.default_rng([0, 1])
+    a, b = people(1, 2)
+    faces = np.concatenate([views(a, 3, generator), views(b, 3, generator)])
+    pictures = [0, 1, 2, 0, 1, 2]
+    assert majority(faces, pictures, [10] * 3 + [20] * 3) == {0: 3, 1: 4, 2: 5}
+    assert majority(faces, pictures, [10] * 6) == {0: 0, 1: 1, 2: 2}
+
+
+def test_one_face_and_none():
+    assert majority(np.ones((1, 512)), [3], [10]) == {3: 0}
+    assert majority(np.ones((0, 512)), [], []) == {}
+
+
+def test_the_same_faces_in_another_order_are_the_same_choice():
+    generator = np.random.default_rng([3, 1])
+    persons = people(3, 4)
+    faces = np.concatenate([views(p, 5, generator) for p in persons[[0, 0, 1, 2, 3]]])
+    first = majority(faces, list(range(25)), [10] * 25)
+    order = generator.permutation(25)
+    second = majority(faces[order], list(range(25)), [10] * 25)
+    assert (
+        set(first.values()) == {int(order[face]) for face in second.values()} and len(first) == 10
+    )
+
+
+def crop_of(image: np.ndarray, found: Face) -> np.ndarray:
+    return signature(warp(image, loose_transform(found, 64, 0.0), 64))
+
+
+def test_recompressed_resized_and_brighter_copies_are_near_duplicates(tmp_path):
+    image = picture(0)
+    found = face(1.5, at=(100, 80))
+    Image.fromarray(image).save(tmp_path / "copy.jpg", quality=50)
+    compressed = np.array(Image.open(tmp_path / "copy.jpg"))
+    half = np.array(Image.fromarray(image).resize((200, 180), Image.Resampling.BICUBIC))
+    halved = Face(found.box / 2, found.landmarks / 2, 0.9)
+    brighter = (image * 0.6 + 60).astype(np.uint8)
+    signatures = [
+        crop_of(i, f)
+        for i, f in (
+            (image, found),
+            (compressed, found),
+            (half, halved),
+            (brighter, found),
+            (picture(5), found),
+        )
+    ]
+    assert near_duplicates(signatures, [None] * 5) == {1: 0, 2: 0, 3: 0}
+
+
+def test_pictures_that_look_alike_but_show_others_are_no_duplicates():
+    a = crop_of(picture(0), face(1.5, at=(100, 80)))
+    b = unit(a + 0.3 * crop_of(picture(5), face(1.5, at=(100, 80))))
+    assert 0.95 < a @ b < 0.98
+    first, second = people(0, 2)
+    assert near_duplicates([a, b], [first, first]) == {1: 0}
+    assert near_duplicates([a, b], [first, second]) == {}
+    assert near_duplicates([a, b], [None, None]) == {}
+
+
+def test_a_chain_of_similar_faces_is_not_dropped_as_a_whole():
+    generator = np.random.default_rng(0)
+    a, c = unit(generator.standard_normal((2, 256)))
+    c = unit(c - (a @ c) * a)
+    chain = [unit(np.cos(t) * a + np.sin(t) * c) for t in (0, 0.15, 0.3)]
+    assert chain[0] @ chain[1] > 0.98 > chain[0] @ chain[2] and chain[1] @ chain[2] > 0.98
+    assert near_duplicates(chain, [None] * 3) == {1: 0}
+
+
+def test_larger_sharper_frontal_and_surer_faces_are_better():
+    sharp = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    image = np.array(Image.fromarray(sharp).filter(ImageFilter.GaussianBlur(1.0)))
+    found = face(1.5, at=(150, 150))
+    base = measure(image, found)
+    assert base.size == pytest.approx(found.size / 256) and base.score == pytest.approx(0.9)
+    assert base.pose > 0.9
+    blurred = np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(4)))
+    assert measure(blurred, found).sharpness < 0.5 * base.sharpness
+    aside = measure(image, face(1.5, yaw=0.7, at=(150, 150)))
+    assert aside.pose < 0.6 and aside.total < base.total
+    unsure = Face(found.box, found.landmarks, 0.5)
+    assert measure(image, unsure).total < base.total
+    small = measure(image, face(0.75, at=(150, 150)))
+    assert small.size == pytest.approx(base.size / 2)
+    assert measure(blurred, found).total < base.total
+
+
+def test_quality_parts_by_hand():
+    grey = np.zeros((5, 5))
+    grey[2, 2] = 1
+    assert laplacian_variance(grey) == pytest.approx(20 / 9 - 0)  # one -4 and four 1 of nine
+    points = np.array([[0, 0], [4, 0], [2, 2], [1, 4], [3, 4]])
+    assert frontality(points) == 1
+    points[2, 0] = 4
+    assert frontality(points) == 0
+    points[2, 0] = 3
+    assert frontality(points) == pytest.approx(0.5)
+    turned = points @ np.array([[0, 1], [-1, 0]]) * 3
+    assert frontality(turned) == pytest.approx(0.5)
+    assert frontality(np.zeros((5, 2))) == 0
