@@ -11,6 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from multi_ipadapter.evaluation.pictures import TensorSource
+from multi_ipadapter.evaluation.run import Request
+
 
 class Network:
     """A feature network: average colours of a 4 x 4 grid through seeded matrices.
@@ -112,3 +115,23 @@ def write_pictures(
         picture = Image.fromarray(drawn(seed * 10_000 + number, size))
         picture.save(folder / f"{number:03}{suffix}")
     return folder
+
+
+def batch(count, seed=0, dark=()):
+    """IMAGE [count, 20, 24, 3]."""
+    pictures = [torch.from_numpy(drawn(seed * 1000 + i, dark=i in dark)) for i in range(count)]
+    return (torch.stack(pictures).float() + 0.5) / 255
+
+
+def pixels(images):
+    source = TensorSource(images)
+    return torch.stack([source.load(i).pixels for i in range(len(source))])
+
+
+def ask(metrics, generated, real=None, **options):
+    options = {"fid_minimum": 2, "splits": 2, "batch_size": 4} | options
+    return Request(metrics, generated, real, **options)
+
+
+def value(report, metric, point=0):
+    return report.points[point].values[metric]

@@ -84,7 +84,9 @@ def test_a_messy_folder_becomes_faces_and_each_file_is_accounted_for(base, pack)
     assert masks.shape == (5, 512, 512) and faces.min() >= 0 and faces.max() <= 1
     assert sorted(indices) == [0, 1, 2, 4, 9]
     assert sheet.shape[0] == 1 and sheet.shape[3] == 3 and sheet.std() > 0.1
-    front = PrepareFaces.execute(analyser, {}, folder="messy", size=64, order="as they came").args[0]
+    front = PrepareFaces.execute(analyser, {}, folder="messy", size=64, order="as they came").args[
+        0
+    ]
     assert front.shape == (5, 64, 64, 3)
     upright = scene(20, (64, 64, FRONT, 0))
     single = PrepareFaces.execute(analyser, {"image_0": _image(upright)}, size=64).args[0]
