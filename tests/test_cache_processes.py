@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -121,6 +122,11 @@ def test_kill_9_at_any_moment(index, tmp_path):
     old = time.time() - STALE_SECONDS - 1
     for path in folder.glob(".*.tmp"):
         os.utime(path, (old, old))
+    # Killed between the shard and the end of its claim.
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    owner = {"host": socket.gethostname(), "pid": gone.pid, "token": "x"}
+    (folder / "shard-00001.claim").write_text(json.dumps(owner))
     build(index, folder)
     assert not list(folder.glob(".*.tmp")) and not list(folder.glob("*.claim"))
 

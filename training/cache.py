@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..models.projection import HIDDEN
 from .batch import LATENTS, MASK, R
-from .claims import STALE_SECONDS, Claim, take
+from .claims import STALE_SECONDS, Claim, remove_stale, take
 from .features import Encode, Encoded, encode_pictures
 from .plan import CacheKey, Plan, check_key, read_plan, shard_ends, shard_path, write_plan
 from .records import PictureIndex, Skipped, require_pairs
@@ -213,7 +213,9 @@ def _claim_path(folder: Path, shard: int) -> Path:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Half-written files of killed processes; young ones may belong to a living process."""
+    """What killed processes left; young half-written files may belong to a living process."""
+    for path in folder.glob("*.claim"):
+        remove_stale(path)
     for path in folder.glob(".*.tmp"):
         try:
             if time.time() - path.stat().st_mtime > STALE_SECONDS:

@@ -40,7 +40,7 @@ class Claim:
 
 def take(path: Path) -> Claim | None:
     """Claim a piece of work; None: a living process has it."""
-    _remove_stale(path)
+    remove_stale(path)
     token = uuid.uuid4().hex
     try:
         with path.open("x") as file:
@@ -50,7 +50,8 @@ def take(path: Path) -> Claim | None:
     return Claim(path, token)
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
+    """Remove a claim whose owner is gone; a young or living one stays."""
     try:
         age = time.time() - path.stat().st_mtime
     except OSError:
