@@ -21,7 +21,8 @@ from .initial import initialise
 from .pictures import Pictures, drawn
 
 IDENTITIES, VIEWS = 5_000, 8
-SCORER_FIRST, SCORER_IDENTITIES = 50_000, 6_000
+VISION_FIRST, VISION_IDENTITIES, VISION_VIEWS = 10_000, 16_000, 3
+SCORER_FIRST, SCORER_IDENTITIES, SCORER_VIEWS = 50_000, 6_000, 4
 
 
 def device() -> torch.device:
@@ -31,7 +32,7 @@ def device() -> torch.device:
 
 @cache
 def training_pictures(folder: Path) -> Pictures:
-    """What all models but the scorer are trained on."""
+    """What all models but the encoder of pictures and the scorer are trained on."""
     return drawn(folder / "pictures", "training", 0, IDENTITIES, VIEWS)
 
 
@@ -94,11 +95,11 @@ def autoencoder_stage(folder: Path) -> None:
 
 
 def vision_stage(folder: Path) -> None:
-    """Train the image encoder."""
+    """Train the image encoder on people of its own."""
     model = models.build_clip_vision(models.WORLD, 0).model
     initialise(model, 3)
     contrast = vision.Contrast(model, models.WORLD.vision["projection_dim"])
-    pictures = training_pictures(folder)
+    pictures = drawn(folder / "pictures", "vision", VISION_FIRST, VISION_IDENTITIES, VISION_VIEWS)
     trained(
         folder, "vision", model, lambda state: vision.train(contrast, pictures, state, device())
     )
@@ -123,7 +124,7 @@ def text_stage(folder: Path) -> None:
 def scorer_stage(folder: Path) -> None:
     """Train the scorer on people of its own."""
     model = Scorer()
-    pictures = drawn(folder / "pictures", "scorer", SCORER_FIRST, SCORER_IDENTITIES, 4)
+    pictures = drawn(folder / "pictures", "scorer", SCORER_FIRST, SCORER_IDENTITIES, SCORER_VIEWS)
     trained(folder, "scorer", model, lambda state: judging.train(model, pictures, state, device()))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .differentiable import small_attention
 from .fit import Recipe, fit
 
-RECIPE = Recipe(steps=30_000, batch_size=64, learning_rate=1e-3, warmup=500, ema=0.9995, seed=5)
+RECIPE = Recipe(steps=12_000, batch_size=64, learning_rate=1e-3, warmup=500, ema=0.9995, seed=5)
 DROP_TEXT = 0.1
 
 

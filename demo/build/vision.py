@@ -12,7 +12,8 @@ from .differentiable import clip_layers
 from .fit import Recipe, fit
 from .pictures import Pictures
 
-RECIPE = Recipe(steps=6_000, batch_size=64, learning_rate=5e-4, warmup=500, seed=3)
+RECIPE = Recipe(steps=16_000, batch_size=64, learning_rate=5e-4, warmup=500, seed=3)
+SHIFT, NOISE, GAIN = 6, 0.03, 0.1  # pixels, spread and share by which a batch is varied
 _SIZES = [len(names) for names in (world.ATTRIBUTES | world.VIEW_FACTORS).values()]
 
 
@@ -42,12 +43,16 @@ def facts(pictures: Pictures) -> Tensor:
 
 
 def train(model: Contrast, pictures: Pictures, state: Path, device: torch.device) -> None:
-    """Train the encoder; the words are thrown away afterwards."""
+    """Train the encoder; the words are thrown away afterwards.
+
+    `pictures` should show other people than the adapters are trained on: these must learn from
+    features as good as those of a stranger, not better.
+    """
     shown = facts(pictures)
 
     def loss(step: int, random: torch.Generator) -> tuple[Tensor, str]:
         rows = torch.randint(0, len(pictures), (RECIPE.batch_size,), generator=random)
-        x = pictures.batch(rows).to(device) * 4 - 2  # mean 0.5, spread 0.25
+        x = varied(pictures.batch(rows), random).to(device) * 4 - 2  # mean 0.5, spread 0.25
         images = model.encoder(pixel_values=x)[2].float()
         logits = images @ model.words.T + model.bias
         match = shown[rows].to(device)
@@ -59,3 +64,15 @@ def train(model: Contrast, pictures: Pictures, state: Path, device: torch.device
 
     with clip_layers(model.encoder):
         fit(model, loss, RECIPE, state, device)
+
+
+def varied(x: Tensor, random: torch.Generator) -> Tensor:
+    """Pictures [B, 3, h, w] moved a little, brighter or darker, with noise: against overfitting."""
+    height, width = x.shape[2:]
+    wide = nn.functional.pad(x, (SHIFT,) * 4, mode="replicate")
+    starts = torch.randint(0, 2 * SHIFT + 1, (len(x), 2), generator=random).tolist()
+    x = torch.stack(
+        [one[:, y : y + height, z : z + width] for one, (y, z) in zip(wide, starts, strict=True)]
+    )
+    gain = 1 + GAIN * (2 * torch.rand(len(x), 1, 1, 1, generator=random) - 1)
+    return (x * gain + NOISE * torch.randn(x.shape, generator=random)).clamp(0, 1)
