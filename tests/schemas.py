@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 # Their options are the files of a machine.
 FILE_INPUTS = ("ckpt_name", "clip_name", "image", "ipadapter_file", "references_file")
+FILE_INPUTS += ("control_net_name", "model_name", "vae_name")
 NOTES = ("Note", "MarkdownNote")
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from .schemas import prompt_problems, to_prompt, workflow_problems
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-PROMPTS = sorted((ROOT / "tests" / "workflows").glob("*.json"))
+PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))
 
 
 def read(path):
@@ -27,6 +28,7 @@ def stem(path):
 
 def test_expected_files_are_there():
     names = {"demo", "sd15_multi_reference", "sdxl_multi_reference", "train", "evaluate", "sweep"}
+    names |= {"portrait", "portrait_pose", "two_people"}
     assert names == set(map(stem, WORKFLOWS))
     more = {"save_references", "load_references", "two_adapters", "mask"}
     assert set(map(stem, PROMPTS)) == set(map(stem, WORKFLOWS)) | more
@@ -39,7 +41,7 @@ def test_workflow_fits_the_schemas(path, object_info):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
 def test_workflow_gives_its_prompt(path, object_info):
-    expected = read(ROOT / "tests" / "workflows" / path.name)
+    expected = read(ROOT / "workflows" / "api" / path.name)
     for node in expected.values():
         del node["_meta"]
     assert to_prompt(read(path), object_info) == expected
@@ -61,6 +63,16 @@ def test_workflow_nodes_lie_apart_and_one_explains(path):
 @pytest.mark.parametrize("path", PROMPTS, ids=stem)
 def test_prompt_fits_the_schemas(path, object_info):
     assert prompt_problems(read(path), object_info) == []
+
+
+def test_the_script_of_the_portraits_page_changes_inputs_that_exist():
+    text = (ROOT / "docs" / "portraits.md").read_text(encoding="utf-8")
+    named = re.findall(r'prompt\["(\d+)"\]\["inputs"\]\["(\w+)"\] = (.+)', text)
+    prompt = read(ROOT / "workflows" / "api" / "portrait.json")
+    assert {name for _, name, _ in named} == {"folder", "text", "seed"}
+    for key, name, value in named:
+        assert type(prompt[key]["inputs"][name]) is type(json.loads(value))
+        assert prompt[key]["_meta"]["title"] != "Negative prompt"
 
 
 @pytest.mark.parametrize("count", [1, 4, 64])
@@ -90,11 +102,11 @@ def test_checker_finds_faults_in_prompts(node, name, value, problem, object_info
 def test_checker_finds_missing_parts_of_prompts(object_info):
     prompt = demo_prompt(["example.png"], 1.0)
     del prompt["steered"]["inputs"]["model"]
-    del prompt["references"]["inputs"]["clip_vision"]
+    del prompt["references"]["inputs"]["adapter"]
     del prompt["save"]
     assert sorted(prompt_problems(prompt, object_info)) == [
         "no output node",
-        "references.clip_vision: missing",
+        "references.adapter: missing",
         "steered.model: missing",
     ]
 
