@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+from ..training.comfyui import put_on_path
 
 THREADS = 1  # on a CPU: processor time of one thread compares best
 
@@ -16,7 +19,7 @@ def prepare(cpu: bool) -> None:
             "COMFYUI_PATH is not set. Run 'python dev.py bench sampling', or set it to a ComfyUI "
             "checkout."
         )
-    sys.path.insert(0, path)
+    put_on_path(Path(path))
     from comfy.cli_args import args
 
     args.cpu = cpu
