@@ -1,0 +1,164 @@
+"""The help page of each node, in every language: complete, true to the schema, and served."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multi_ipadapter.demo.server import PACK_NAME
+
+from .documented import AUTOGROW, Documented, Slot, documented_nodes
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "js" / "docs"
+LANGUAGES = ("en", "ru", "zh")
+HEADINGS = {
+    "en": ("Inputs", "Outputs", "Example", "Common mistakes"),
+    "ru": ("Входы", "Выходы", "Пример", "Частые ошибки"),
+    "zh": ("输入", "输出", "示例", "常见错误"),
+}
+OPTIONAL = {"en": "optional", "ru": "необязательно", "zh": "可选"}
+# Their choices are the files of a machine, or a list that ComfyUI keeps.
+OPEN = ("ipadapter_file", "references_file", "start_from", "statistics")
+OPEN += ("sampler_name", "scheduler")
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    return documented_nodes()
+
+
+def page_path(node_id: str, language: str) -> Path:
+    """Where the front end looks; English is what it falls back to in any other language."""
+    return DOCS / (f"{node_id}.md" if language == "en" else f"{node_id}/{language}.md")
+
+
+def page(node_id: str, language: str) -> str:
+    return page_path(node_id, language).read_text(encoding="utf-8")
+
+
+def pages(nodes: dict[str, Documented]):
+    return [(node_id, language) for node_id in nodes for language in LANGUAGES]
+
+
+# ---- the lists that a page must hold: what the schema and the translations say -----------------
+# Lists, since the panel is too narrow for a table.
+
+
+def translation(node_id: str, language: str) -> dict[str, Any] | None:
+    """Its entry in the language's file; English has none, it is in the schema."""
+    if language == "en":
+        return None
+    path = ROOT / "locales" / language / "nodeDefs.json"
+    return json.loads(path.read_text(encoding="utf-8"))[node_id]
+
+
+def lists(node_id: str, node: Documented, language: str) -> tuple[str, str]:
+    """Inputs and outputs as Markdown."""
+    texts = translation(node_id, language) or {"inputs": {}, "outputs": {}}
+    inputs = (
+        _entry(slot, texts["inputs"].get(slot.name), _value(slot, language))
+        for slot in node.inputs.values()
+    )
+    outputs = (
+        _entry(slot, texts["outputs"].get(str(i)), f"`{slot.type}`")
+        for i, slot in enumerate(node.outputs)
+    )
+    return "\n".join(inputs), "\n".join(outputs)
+
+
+def _entry(slot: Slot, translated: dict[str, str] | None, value: str) -> str:
+    text = translated or {"tooltip": slot.tooltip}
+    name = f"**{text['name']}** `{slot.name}`" if "name" in text else f"**`{slot.name}`**"
+    return f"- {name} · {value}<br>{text['tooltip'].replace('<', '&lt;')}"
+
+
+def _value(slot: Slot, language: str) -> str:
+    """Type or choices, with the default in bold."""
+    options, default = slot.options, slot.options.get("default")
+    if slot.type == AUTOGROW:
+        ((kind, *_),) = options["template"]["input"]["required"].values()
+        return f"`{kind}` ≤ {options['template']['max']}"
+    if slot.type == "COMBO" and slot.name in OPEN:
+        return f"**`{default}`**, …" if default else "…"
+    if slot.type == "COMBO":
+        marks = ((choice, "**" if choice == default else "") for choice in options["options"])
+        return ", ".join(f"{mark}`{choice}`{mark}" for choice, mark in marks)
+    if slot.type in ("INT", "FLOAT"):
+        return f"**{default}**, {options['min']} … {options['max']}"
+    if slot.type == "BOOLEAN":
+        return f"**{str(default).lower()}**"
+    if slot.type == "STRING" and default:
+        return f"**`{default}`**"
+    return f"`{slot.type}`" + ("" if slot.required else f", {OPTIONAL[language]}")
+
+
+# ---- the pages ---------------------------------------------------------------------------------
+
+
+def test_every_node_has_a_page_in_every_language_and_nothing_else_has(nodes):
+    found = {path for path in DOCS.rglob("*") if path.is_file()}
+    assert found == {page_path(*each) for each in pages(nodes)}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_pages_name_every_input_and_output_as_the_node_does(language, nodes):
+    for node_id, node in nodes.items():
+        parts = re.split(r"^## .*$", page(node_id, language), flags=re.MULTILINE)
+        for part, expected in zip(parts[1:3], lists(node_id, node, language), strict=True):
+            assert part.strip() == expected, node_id
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_pages_have_the_nodes_name_and_all_sections(language, nodes):
+    for node_id, node in nodes.items():
+        name = (translation(node_id, language) or {"display_name": node.name})["display_name"]
+        title, *sections = re.findall(r"^#+ (.*)$", page(node_id, language), re.MULTILINE)
+        assert title == name
+        assert sections == list(HEADINGS[language]), node_id
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_sections_say_something(language, nodes):
+    for node_id in nodes:
+        parts = re.split(r"^## .*$", page(node_id, language), flags=re.MULTILINE)
+        intro, _, _, example, mistakes = (part.strip() for part in parts)
+        least = 30 if language == "zh" else 80
+        assert min(len(intro), len(example)) >= least, node_id
+        assert len(re.findall(r"^- ", mistakes, re.MULTILINE)) >= 2, node_id
+
+
+def test_pages_are_short(nodes):
+    """The help panel is narrow; the rest is in docs/."""
+    for node_id, language in pages(nodes):
+        intro, _, _, *rest = re.split(r"^## ", page(node_id, language), flags=re.MULTILINE)
+        assert len("".join([intro, *rest])) < 2500, (node_id, language)
+
+
+def test_nodes_in_italics_exist(nodes, object_info):
+    """Ours by their names in the language, ComfyUI's by their English ones."""
+    core = {info["display_name"] for name, info in object_info.items() if name not in nodes}
+    for language in LANGUAGES:
+        texts = [translation(node_id, language) for node_id in nodes]
+        ours = {text["display_name"] for text in texts if text}
+        names = core | (ours or {node.name for node in nodes.values()})
+        for node_id in nodes:
+            named = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", page(node_id, language))
+            assert set(named) <= names, f"{node_id}, {language}"
+
+
+def test_pages_link_to_nothing(nodes):
+    """The panel opens inside ComfyUI, where paths of this repository lead nowhere."""
+    for each in pages(nodes):
+        assert not re.search(r"\]\(|https?:", page(*each)), each
+
+
+def test_the_server_hands_the_pages_out(nodes, server):
+    for node_id, language in pages(nodes):
+        path = page_path(node_id, language)
+        url = f"/extensions/{PACK_NAME}/docs/{path.relative_to(DOCS).as_posix()}"
+        assert server.client.get(url) == path.read_bytes()
