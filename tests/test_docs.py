@@ -1,0 +1,97 @@
+"""The documentation holds together: links, files that pages name, the drawing of the folders."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+LAYERS = ("nodes", "training", "evaluation", "faces", "models")
+
+
+def prose(path: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)) if "://" not in link]
+    assert [link for link in links if not leads_somewhere(path, link)] == []
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Whether the file, and the heading in it, are there."""
+    file, _, anchor = link.partition("#")
+    target = page.parent / file if file else page
+    if not target.exists():
+        return False
+    return not anchor or anchor in map(anchor_of, re.findall(r"^#+ (.*)$", prose(target), re.M))
+
+
+def anchor_of(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_readme_leads_to_every_page():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [path.name for path in PAGES if path.parent.name == "docs"]
+    assert [name for name in pages if f"](docs/{name}" not in readme] == []
+
+
+# ---- architecture.md ---------------------------------------------------------------------------
+
+
+def test_files_that_the_page_names_are_there():
+    named = set(
+        re.findall(r"\b(?:nodes|models|training|evaluation|faces|tests)/\w+\.py", ARCHITECTURE)
+    )
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_names_that_the_page_tells_to_extend_are_there():
+    recipes = ARCHITECTURE.partition("## Where to add")[2]
+    for name, file in (
+        ("Aggregation", "models/aggregation.py"),
+        ("METRICS", "evaluation/plan.py"),
+        ("PictureScores", "evaluation/picture_scores.py"),
+        ("SetScores", "evaluation/set_scores.py"),
+        ("_detect_projection", "models/checkpoint.py"),
+        ("PictureIndex", "training/records.py"),
+    ):
+        assert f"`{name}`" in recipes
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")), name
+
+
+def test_the_arrows_of_the_drawing_are_the_imports():
+    assert drawn_arrows() == imports()
+
+
+def drawn_arrows() -> set[tuple[str, str]]:
+    """Of the first drawing; the dotted one to the nodes is the command line's."""
+    drawing = ARCHITECTURE.partition("```mermaid")[2].partition("```")[0]
+    arrows = set()
+    for line in drawing.splitlines():
+        source, arrow, targets = re.sub(r'-\. ".*?" \.->', "-->", line).partition("-->")
+        if arrow:
+            arrows |= {(source.strip(), target.strip()) for target in targets.split("&")}
+    return arrows
+
+
+def imports() -> set[tuple[str, str]]:
+    """(importing folder, imported folder) of all modules."""
+    found = set()
+    for layer in LAYERS:
+        for path in (ROOT / layer).rglob("*.py"):
+            package = path.relative_to(ROOT).parent.parts
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.level > len(package):
+                    found.add((layer, (node.module or "").partition(".")[0]))
+    return {(source, target) for source, target in found if target in LAYERS}
