@@ -25,13 +25,15 @@ from .reference_files import LoadReferences, SaveReferences
 from .score import ScorePairs
 from .sweep import SweepMultiIPAdapter
 from .train import SaveMultiIPAdapter, TrainMultiIPAdapter
+from .training_routes import add_routes
 
 
 class MultiIPAdapterExtension(ComfyExtension):
-    """What ComfyUI asks for the pack's folders and nodes."""
+    """What ComfyUI asks for the pack's folders, nodes and addresses."""
 
     async def on_load(self) -> None:
         """Register the folders before any schema lists their files."""
+        add_routes()
         _register(
             FOLDER,
             os.path.join(folder_paths.models_dir, FOLDER),

@@ -1,4 +1,4 @@
-"""Node: adapter, image encoder and pictures -> REFERENCE_EMBEDS."""
+"""Node: adapter, what reads pictures for it, and pictures -> REFERENCE_EMBEDS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..models.projection import FACE, HIDDEN, POOLED
 from ..models.references import ReferenceEmbeds, parse_weights
 from .face_features import FACE_EMBEDDINGS, check_analyser, encode_faces
 from .key_values import LoadedAdapter
+from .reference_thumbnails import thumbnails
 from .sockets import (
     CATEGORY,
     FaceAnalysisSocket,
@@ -37,11 +38,30 @@ class EncodeReferenceImages(io.ComfyNode):
             category=CATEGORY,
             description="Encodes 1 to 64 inputs with pictures of one person, pet or thing. Sizes "
             "may differ, and every input may hold a batch.",
-            search_aliases=["ipadapter encoder", "reference images", "identity"],
+            search_aliases=[
+                "ipadapter encoder",
+                "reference images",
+                "faceid",
+                "identity",
+                "personalize",
+            ],
             inputs=[
-                MultiIPAdapterSocket.Input("adapter"),
-                io.ClipVision.Input("clip_vision", tooltip="The encoder the adapter needs."),
-                io.Autogrow.Input("reference_images", template=images),
+                MultiIPAdapterSocket.Input(
+                    "adapter",
+                    tooltip="From 'Load Multi-IPAdapter'; says what is read from the pictures.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The image encoder that the adapter needs. FaceID and portrait "
+                    "adapters that read nothing but face embeddings need none.",
+                ),
+                io.Autogrow.Input(
+                    "reference_images",
+                    template=images,
+                    tooltip="Pictures of one person, pet or thing. Connect one, and the next input "
+                    "appears; each may hold a batch.",
+                ),
                 io.String.Input(
                     "reference_weights",
                     default="",
@@ -72,14 +92,20 @@ class EncodeReferenceImages(io.ComfyNode):
                     "faces make one by their mean, alike or by the detector's score and size.",
                 ),
             ],
-            outputs=[ReferenceEmbedsSocket.Output(display_name="references")],
+            outputs=[
+                ReferenceEmbedsSocket.Output(
+                    display_name="references",
+                    tooltip="For 'Apply Multi-IPAdapter' or 'Save References'.",
+                )
+            ],
         )
 
     @classmethod
     def execute(
         cls,
         adapter: LoadedAdapter,
-        clip_vision,
+        clip_vision=None,
+        *,
         reference_images: io.Autogrow.Type,
         reference_weights: str = "",
         fit: str = "crop",
@@ -101,7 +127,8 @@ class EncodeReferenceImages(io.ComfyNode):
             references = encode_faces(
                 face_analysis, clip_vision, reference_images, projection, weights, face_embeddings
             )
-            return io.NodeOutput(references)
+            return io.NodeOutput(references, ui=thumbnails(reference_images))
         names = tuple(dict.fromkeys((*projection.inputs, POOLED)))
         features = encode(clip_vision, reference_images, fit, names)
-        return io.NodeOutput(ReferenceEmbeds(features, encode_null(clip_vision, names), weights))
+        references = ReferenceEmbeds(features, encode_null(clip_vision, names), weights)
+        return io.NodeOutput(references, ui=thumbnails(reference_images))

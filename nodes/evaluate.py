@@ -14,7 +14,7 @@ from ..evaluation.figures import table
 from ..evaluation.manifest import GeneratedSet, generated_from_batches, read_generated
 from ..evaluation.pictures import FolderSource, Source, TensorSource
 from ..evaluation.plan import METRICS, check_metrics
-from ..evaluation.report import EvaluationReport, write_csv, write_json
+from ..evaluation.report import write_csv, write_json
 from ..evaluation.resize import MODES
 from ..evaluation.run import MIXED_SIZES, Request, evaluate
 from ..evaluation.store import remove_features
@@ -32,7 +32,7 @@ from .metric_networks import (
     metric_networks,
     network_inputs,
 )
-from .progress_text import show_text
+from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket
 from .training_progress import to_image
 
@@ -49,14 +49,22 @@ class EvaluatePictures(io.ComfyNode):
             description="FID, Inception Score, KID, and how well pictures match their references "
             "and prompts. Folders may lie in ComfyUI's output or input folder. Networks are read "
             "from models/metrics; nothing is downloaded. Writes a report to output/evaluation.",
-            search_aliases=["FID", "inception score", "KID", "CLIP score", "metrics", "evaluation"],
+            search_aliases=[
+                "FID",
+                "inception score",
+                "KID",
+                "CLIP score",
+                "LPIPS",
+                "metrics",
+                "evaluation",
+            ],
             inputs=[
                 io.String.Input(
                     "generated",
                     default="",
                     optional=True,
-                    tooltip="Folder of generated pictures, such as one that 'Sweep' wrote. Or "
-                    "connect generated_images.",
+                    tooltip="Folder of generated pictures, such as one that 'Sweep "
+                    "Multi-IPAdapter' wrote. Or connect generated_images.",
                 ),
                 io.String.Input(
                     "real",
@@ -158,11 +166,12 @@ class EvaluatePictures(io.ComfyNode):
                 ),
             ],
             outputs=[
-                EvaluationReportSocket.Output(display_name="report"),
-                io.String.Output(display_name="text"),
-                io.Image.Output(display_name="table"),
+                EvaluationReportSocket.Output(
+                    display_name="report", tooltip="For 'Evaluation Report', which draws figures."
+                ),
+                io.String.Output(display_name="text", tooltip="All values with their warnings."),
+                io.Image.Output(display_name="table", tooltip="The values as a picture."),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -241,9 +250,9 @@ class EvaluatePictures(io.ComfyNode):
         remove_features(store)
         write_json(report, home.with_name(f"{home.name}.json"))
         write_csv(report, home.with_name(f"{home.name}.csv"))
-        show_text(cls, _in_short(report))
         picture = to_image(table(report))
-        return io.NodeOutput(report, str(report), picture, ui=ui.PreviewImage(picture, cls=cls))
+        shown = ui.PreviewImage(picture, cls=cls).as_dict() | report_view({"": report}, ["table"])
+        return io.NodeOutput(report, str(report), picture, ui=shown)
 
 
 def _generated(folder: str, images, references: str, reference_images, prompt: str) -> GeneratedSet:
@@ -275,15 +284,6 @@ def _real(folder: str, images) -> Source | None:
     if images is not None:
         return TensorSource(images, "real image")
     return FolderSource(find_pictures(folder, "real")) if folder else None
-
-
-def _in_short(report: EvaluationReport) -> str:
-    """A line for the node; the table says the rest."""
-    if len(report.points) > 1:
-        return f"{len(report.points)} points, {len(report.warnings)} warnings"
-    values = report.points[0].values.items()
-    known = [f"{name} {v.value:.4g}" for name, v in values if v.value is not None]
-    return ", ".join([*known, f"{len(report.warnings)} warnings"])
 
 
 class EvaluationProgress:

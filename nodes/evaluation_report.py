@@ -15,6 +15,7 @@ from ..evaluation.plan import LOWER_IS_BETTER
 from ..evaluation.report import EvaluationReport, compare, write_csv, write_json
 from ..models.files import atomically
 from .evaluation_files import figures_directory, find_pictures
+from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket
 from .training_progress import to_image
 
@@ -31,7 +32,10 @@ class ReportFigures(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         reports = io.Autogrow.TemplatePrefix(
-            EvaluationReportSocket.Input("report"), prefix="report_", min=0, max=MAX_REPORTS
+            EvaluationReportSocket.Input("report", tooltip="From 'Evaluate Pictures'."),
+            prefix="report_",
+            min=0,
+            max=MAX_REPORTS,
         )
         return io.Schema(
             node_id="MultiIPAdapter_Report",
@@ -41,9 +45,14 @@ class ReportFigures(io.ComfyNode):
             "and number of references with its interval, text against image alignment, a sheet of "
             "the pictures and the best of them. Also written to output/evaluation/figures, "
             "with CSV and JSON.",
-            search_aliases=["plot", "figures", "csv", "metrics"],
+            search_aliases=["plot", "figures", "csv", "metrics", "FID"],
             inputs=[
-                io.Autogrow.Input("reports", template=reports),
+                io.Autogrow.Input(
+                    "reports",
+                    template=reports,
+                    tooltip="From 'Evaluate Pictures'. Connect one, and the next input appears; "
+                    "several are compared.",
+                ),
                 io.String.Input(
                     "name",
                     default="figures",
@@ -76,7 +85,7 @@ class ReportFigures(io.ComfyNode):
                     is_output_list=True,
                     tooltip="One after the other: their sizes differ.",
                 ),
-                io.String.Output(display_name="text"),
+                io.String.Output(display_name="text", tooltip="All reports, and how they differ."),
             ],
             is_output_node=True,
         )
@@ -96,11 +105,13 @@ class ReportFigures(io.ComfyNode):
         if pictures:
             source = read_generated(find_pictures(pictures, "pictures")).pictures
         drawn = dict(all_figures(named, source, metric))
-        text = "\n\n".join([*_texts(named), *compare(named)])
+        differences = compare(named)
+        text = "\n\n".join([*_texts(named), *differences])
         write_files(folder, named, drawn)
         images = [to_image(figure) for figure in drawn.values()]
-        shown = [ui.PreviewImage(image, cls=cls).as_dict()["images"] for image in images]
-        return io.NodeOutput(images, text, ui={"images": [x for each in shown for x in each]})
+        saved = [ui.PreviewImage(image, cls=cls).as_dict()["images"] for image in images]
+        shown = {"images": [x for each in saved for x in each]}
+        return io.NodeOutput(images, text, ui=shown | report_view(named, drawn, differences))
 
 
 def _named(reports: list[EvaluationReport], labels: str) -> dict[str, EvaluationReport]:

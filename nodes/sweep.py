@@ -34,16 +34,26 @@ class SweepMultiIPAdapter(io.ComfyNode):
             category=CATEGORY,
             description="Draws identities of a dataset with every prompt, weight and number of "
             "references, always from the same noise, into a folder below output/evaluation. "
-            "Connect the folder to 'Evaluate' to get each metric against weight and number. The "
-            "same name goes on where it stopped.",
-            search_aliases=["xy plot", "grid", "lambda sweep", "ipadapter evaluation"],
+            "Connect the folder to 'Evaluate Pictures' to get each metric against weight and "
+            "number. The same name goes on where it stopped.",
+            search_aliases=[
+                "xy plot",
+                "grid",
+                "lambda",
+                "parameter sweep",
+                "ipadapter evaluation",
+            ],
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
-                MultiIPAdapterSocket.Input("adapter"),
-                io.ClipVision.Input("clip_vision"),
-                ReferenceDatasetSocket.Input("dataset"),
+                io.Model.Input("model", tooltip="Checkpoint to draw with, without the adapter."),
+                io.Clip.Input("clip", tooltip="Text encoder of the checkpoint."),
+                io.Vae.Input("vae", tooltip="Decoder of the checkpoint."),
+                MultiIPAdapterSocket.Input("adapter", tooltip="The adapter to be measured."),
+                io.ClipVision.Input("clip_vision", tooltip="The encoder that the adapter needs."),
+                ReferenceDatasetSocket.Input(
+                    "dataset",
+                    tooltip="Identities that the adapter was not trained on; each with more "
+                    "pictures than the largest number of references.",
+                ),
                 io.String.Input(
                     "name", default="sweep", tooltip="Folder of the sweep in output/evaluation."
                 ),
@@ -165,8 +175,12 @@ class SweepMultiIPAdapter(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="folder"),
-                io.Image.Output(display_name="sheet"),
+                io.String.Output(
+                    display_name="folder",
+                    tooltip="For generated of 'Evaluate Pictures' and pictures of "
+                    "'Evaluation Report'.",
+                ),
+                io.Image.Output(display_name="sheet", tooltip="The pictures as a table."),
             ],
             is_output_node=True,
         )
@@ -226,7 +240,8 @@ class SweepMultiIPAdapter(io.ComfyNode):
         finally:
             sweep.write_manifest(plan)  # of a stopped sweep too
         sheet = to_image(sweep.sheet(plan))
-        return io.NodeOutput(f"evaluation/{folder.name}", sheet, ui=ui.PreviewImage(sheet, cls=cls))
+        shown = ui.PreviewImage(sheet, cls=cls).as_dict() | {"figures": ["sheet"]}
+        return io.NodeOutput(f"evaluation/{folder.name}", sheet, ui=shown)
 
 
 def models_fingerprint(model, clip, vae) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -21,14 +20,15 @@ from ..training.run import Watcher
 from .key_values import LoadedAdapter
 from .load import FOLDER
 from .names import free_path, plain_name
-from .progress_text import show_text
 from .sockets import (
     CATEGORY,
     FaceAnalysisSocket,
     MultiIPAdapterSocket,
     ReferenceDatasetSocket,
 )
+from .training_events import TrainingEvents
 from .training_progress import TrainingBar, draw_chart, to_image
+from .training_routes import runs_folder
 from .training_run import Models, train_adapter
 
 # Settings of the command line for which a graph has nodes and wires, and folders of its own.
@@ -51,13 +51,26 @@ class TrainMultiIPAdapter(io.ComfyNode):
             description="Each step drops one picture of an identity and learns to restore it from "
             "the text and a varying number of the others. Cancelling keeps what was learned; the "
             "same name goes on where it stopped.",
-            search_aliases=["ipadapter training", "train ip-adapter"],
+            search_aliases=[
+                "ipadapter training",
+                "train ip-adapter",
+                "fine-tune",
+                "personalize",
+                "faceid training",
+            ],
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
-                io.ClipVision.Input("clip_vision"),
-                ReferenceDatasetSocket.Input("dataset"),
+                io.Model.Input(
+                    "model",
+                    tooltip="Checkpoint that the adapter is for, SD1.x or SDXL; it stays as it is.",
+                ),
+                io.Clip.Input("clip", tooltip="Text encoder of the checkpoint; reads captions."),
+                io.Vae.Input("vae", tooltip="Of the checkpoint; turns the pictures into latents."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    tooltip="Image encoder that reads the references; the adapter needs the same "
+                    "one ever after.",
+                ),
+                ReferenceDatasetSocket.Input("dataset", tooltip="From 'Reference Dataset'."),
                 io.String.Input(
                     "name",
                     default="adapter",
@@ -78,7 +91,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     min=1,
                     max=4096,
                     optional=True,
-                    tooltip="Rows of a step.",
+                    tooltip="Pictures that a step restores, each with its own references.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -128,7 +141,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     max=2**31 - 1,
                     optional=True,
                     control_after_generate=False,
-                    tooltip="Of everything that is drawn.",
+                    tooltip="Of what is left to chance: targets, references, noise, dropout.",
                 ),
                 io.Combo.Input(
                     "start_from",
@@ -153,10 +166,20 @@ class TrainMultiIPAdapter(io.ComfyNode):
                 ),
             ],
             outputs=[
-                MultiIPAdapterSocket.Output(display_name="adapter"),
-                io.LossMap.Output(display_name="loss_map"),
-                io.Image.Output(display_name="chart"),
-                io.Image.Output(display_name="preview"),
+                MultiIPAdapterSocket.Output(
+                    display_name="adapter",
+                    tooltip="For 'Save Multi-IPAdapter', or straight to 'Apply Multi-IPAdapter'.",
+                ),
+                io.LossMap.Output(
+                    display_name="loss_map", tooltip="For ComfyUI's 'Plot Loss Graph'."
+                ),
+                io.Image.Output(
+                    display_name="chart", tooltip="Training and validation loss against steps."
+                ),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="Held-out identities, drawn without and with references.",
+                ),
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -189,7 +212,6 @@ class TrainMultiIPAdapter(io.ComfyNode):
         settings: str = "",
         face_analysis: FaceAnalyser | None = None,
     ) -> io.NodeOutput:
-        output = Path(folder_paths.get_output_directory())
         file = (
             "" if start_from == "none" else folder_paths.get_full_path_or_raise(FOLDER, start_from)
         )
@@ -206,25 +228,30 @@ class TrainMultiIPAdapter(io.ComfyNode):
         }
         taken = (*inputs, *_ELSEWHERE)
         job = read_job(inputs | _checked(parse_settings(settings), taken), taken)
-        bar = TrainingBar(job.run.steps, partial(show_text, cls))
-        outcome = train_adapter(
-            Models(model, clip, vae, clip_vision, face_analysis),
-            dataset,
-            job.data,
-            job.run,
-            output / "training" / plain_name(name),
-            Watcher(
-                on_start=bar.start,
-                on_step=bar.step,
-                on_validation=bar.validation,
-                should_stop=_interrupted,
-                stops=(comfy.model_management.InterruptProcessingException,),
-            ),
-            on_cache=bar.cache,
-            on_preview=bar.preview,
-            caches=output / "training_cache",
-        )
-        if outcome is None or not outcome.result.finished:
+        run = plain_name(name)
+        node = cls.hidden.unique_id if cls.hidden else None
+        with TrainingEvents(run, node, job.run.steps) as events:
+            bar = TrainingBar(job.run.steps, events)
+            outcome = train_adapter(
+                Models(model, clip, vae, clip_vision, face_analysis),
+                dataset,
+                job.data,
+                job.run,
+                runs_folder() / run,
+                Watcher(
+                    on_start=bar.start,
+                    on_step=bar.step,
+                    on_validation=bar.validation,
+                    validating=bar.validating,
+                    should_stop=_interrupted,
+                    stops=(comfy.model_management.InterruptProcessingException,),
+                ),
+                on_cache=bar.cache,
+                on_preview=bar.preview,
+                caches=Path(folder_paths.get_output_directory()) / "training_cache",
+            )
+            events.finished = outcome is not None and outcome.result.finished
+        if not events.finished:
             _stopped[name] += 1
         comfy.model_management.interrupt_current_processing(False)
         if outcome is None or not outcome.result.step:
@@ -251,8 +278,9 @@ class SaveMultiIPAdapter(io.ComfyNode):
             category=CATEGORY,
             description="Writes an adapter to models/ipadapter. With one slot it loads as a plain "
             "IP-Adapter elsewhere.",
+            search_aliases=["save ipadapter", "save ip-adapter", "export adapter"],
             inputs=[
-                MultiIPAdapterSocket.Input("adapter"),
+                MultiIPAdapterSocket.Input("adapter", tooltip="From 'Train Multi-IPAdapter'."),
                 io.String.Input("name", default="adapter", tooltip="File name without folder."),
                 io.Boolean.Input(
                     "overwrite",
@@ -261,7 +289,11 @@ class SaveMultiIPAdapter(io.ComfyNode):
                     tooltip="Replace a file of this name; otherwise a number is added.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="ipadapter_file")],
+            outputs=[
+                io.String.Output(
+                    display_name="ipadapter_file", tooltip="Name of the file that was written."
+                )
+            ],
             is_output_node=True,
         )
 

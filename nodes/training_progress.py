@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import comfy.utils
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 
 from ..training.chart import line_chart, smoothed
+from ..training.history import VALIDATION
 from ..training.loop import Report
 from ..training.metrics import curves
 from ..training.run import Result, where_it_begins
 from ..training.validation import ValidationReport
+from .training_events import TrainingEvents
 
 log = logging.getLogger("MultiIPAdapter")
 
@@ -30,50 +33,72 @@ def draw_chart(result: Result) -> Image.Image:
 
 
 class TrainingBar:
-    """Progress in ComfyUI: steps, and the newest preview; on the node (by `show`) and in the log
-    also the loss and the remaining time, once it is known."""
+    """Progress in ComfyUI: steps, and the newest preview; in the log and in `events` also the
+    loss and, once it is known, the remaining time."""
 
-    def __init__(self, steps: int, show: Callable[[str], None] = lambda text: None):
-        self.steps, self.show = steps, show
+    def __init__(self, steps: int, events: TrainingEvents | None = None):
+        self.steps = steps
+        self.events = events or TrainingEvents("", None, steps)
         self.bar = comfy.utils.ProgressBar(steps)
-        self.done = 0
+        self.done = self.validated = 0
         self.covered = False
         self.began: tuple[float, int] | None = None
 
     def start(self, step: int) -> None:
-        text = where_it_begins(step, self.steps)
-        log.info(text)
-        self.show(text)
+        log.info(where_it_begins(step, self.steps))
+        self.events.tell({"begins": True}, phase="training", step=step)
         self.done = step
+
+    @contextmanager
+    def validating(self, step: int) -> Iterator[None]:
+        """Around a validation and its previews."""
+        self.events.tell(phase="validating", step=step)
+        yield
+        self.events.tell(phase="training")
 
     def validation(self, report: ValidationReport, _: object) -> None:
         log.info("%s", report)
+        self.validated = report.step
+        means = {name: getattr(report, name).mean for name in VALIDATION}
+        self.events.tell({"validation": {"step": report.step} | means})
 
     def step(self, report: Report) -> None:
-        now = time.monotonic()
-        if self.began is None:
-            self.began = (now, report.step)
         text = f"step {report.step} of {self.steps}, loss {report.loss:.4f}"
         text += f", {report.samples_per_second:.1f} samples/s"
-        if done := report.step - self.began[1]:
-            left = (self.steps - report.step) * (now - self.began[0]) / done
+        left = self._seconds_left(report.step)
+        if left is not None:
             text += f", {timedelta(seconds=round(left))} left"
         log.info(text)
-        self.show(text)
+        news = {"losses": report.losses, "learning_rate": report.learning_rate}
+        speed = report.samples_per_second
+        self.events.tell(news, step=report.step, seconds_left=left, samples_per_second=speed)
         self.done = report.step
         self.bar.update_absolute(report.step, self.steps)
 
+    def _seconds_left(self, step: int) -> float | None:
+        """By the speed since the first report."""
+        now = time.monotonic()
+        if self.began is None:
+            self.began = (now, step)
+        done = step - self.began[1]
+        return (self.steps - step) * (now - self.began[0]) / done if done else None
+
     def cache(self, done: int, count: int) -> None:
+        self.events.tell(phase="encoding", done=done, count=count)
         self.bar.update_absolute(done, count)
 
     def preview(self, sheet: Image.Image) -> None:
-        self.bar.update_absolute(self.done, self.steps, ("JPEG", sheet, 768))
+        self._cover(sheet)
+        self.events.tell({"preview": self.validated})
+
+    def _cover(self, picture: Image.Image) -> None:
+        self.bar.update_absolute(self.done, self.steps, ("JPEG", picture, 768))
         self.covered = True
 
     def result(self, chart: Image.Image) -> None:
         """The front end keeps the last preview before the node's result."""
         if self.covered:
-            self.preview(chart)
+            self._cover(chart)
 
 
 def to_image(picture: Image.Image) -> torch.Tensor:

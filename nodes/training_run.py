@@ -103,18 +103,21 @@ def train_adapter(
     if FACE in plan.projection.inputs:
         check_recogniser(models.faces)
         recogniser = models.faces.recogniser
-        encoders = f"{encoders} {recogniser}"
     held_share = data.held_out if config.validate_every else 0.0
     identity = {"encoders": encoders} | run_identity(
         models.model, models.clip, index, data, held_share, prediction
     )
+    if recogniser:
+        identity["face recogniser"] = recogniser
     check_other_run(folder, identity | {"config": config.to_dict()})
     tell = processes.rank == 0
     if tell:
         tell_skipped(index.skipped)
         tell_doubts(models.clip, index, data, config, plan)
 
-    source = _source(models, index, data, plan, encoders, folder, caches, on_cache, watcher)
+    source = _source(
+        models, index, data, plan, encoders, recogniser, folder, caches, on_cache, watcher
+    )
     if source is None:
         return None
     told = len(source.skipped)
@@ -213,6 +216,7 @@ def _source(
     data: DataConfig,
     plan: MultiIPAdapterConfig,
     encoders: str,
+    recogniser: str,
     folder: Path,
     caches: Path | None,
     on_cache,
@@ -225,6 +229,7 @@ def _source(
     where = Path(data.cache_folder or folder / "cache")
     if caches is not None:
         made_from = [index.digest(times=True), encoders, data.size, data.fit, data.int8, *names]
+        made_from += [recogniser] if recogniser else []
         where = caches / hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
     complete = build_cache(
         index,
@@ -237,8 +242,11 @@ def _source(
         names=names,
         on_progress=on_cache,
         should_stop=watcher.should_stop,
+        recogniser=recogniser,
     )
-    return FeatureCache(where, index, encoders, data.size, data.fit) if complete else None
+    if not complete:
+        return None
+    return FeatureCache(where, index, encoders, data.size, data.fit, recogniser)
 
 
 def _preview(models: Models, held_out: FeatureSource, run: Run, data, config) -> Preview | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
+from pathlib import Path
 
 import pytest
+
+from multi_ipadapter.training.comfyui import put_on_path
 
 COMFYUI_PATH = os.environ.get("COMFYUI_PATH", "")
 if not COMFYUI_PATH:
@@ -14,7 +16,7 @@ if not COMFYUI_PATH:
         "COMFYUI_PATH is not set. Run the tests with 'python dev.py test', or set it to a "
         "ComfyUI checkout."
     )
-sys.path.insert(0, COMFYUI_PATH)
+put_on_path(Path(COMFYUI_PATH))
 
 from comfy.cli_args import args  # noqa: E402
 

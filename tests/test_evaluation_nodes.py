@@ -110,6 +110,21 @@ def test_a_folder_and_the_same_batch_have_equal_scores(metrics):
     assert "kid" in by_folder[1] and by_folder[2].shape[-1] == 3
 
 
+def test_the_front_end_gets_the_values_and_the_figures(metrics):
+    write_pictures(metrics / "output" / "made", 4)
+    evaluated = EvaluatePictures.execute("made", metrics="is", splits=2)
+    report = evaluated.args[0]
+    ((row,),) = evaluated.ui["report"]
+    assert row["metric"] == "is" and row["n"] == 4
+    assert row["value"] == report.points[0].values["is"].value
+    assert evaluated.ui["warnings"] == report.warnings and report.warnings
+    assert evaluated.ui["figures"] == ["table"] and len(evaluated.ui["images"]) == 1
+    shown = ReportFigures.execute({"report_0": report}, "shown", pictures="made").ui
+    files = (metrics / "output" / "evaluation" / "figures" / "shown").glob("*.png")
+    assert sorted(shown["figures"]) == sorted(path.stem for path in files)
+    assert shown["report"] == [[row]] and len(shown["images"]) == len(shown["figures"])
+
+
 def test_statistics_stand_for_the_real_pictures(metrics):
     write(metrics / "output" / "made", batch(60))
     write(metrics / "input" / "truth", batch(55, 100))

@@ -145,6 +145,12 @@ def test_a_sweep_is_evaluated_and_reported(server, world):
         for p in report_of(world, "whole").points
     }
     assert points == {(w, n): 2 for w in (0.0, 0.5, 1.0) for n in (1, 2)}
+    (rows,) = outputs["evaluate"]["report"]
+    assert [(row["conditions"], row["metric"], row["value"]) for row in rows] == [
+        (point.conditions, metric, value.value)
+        for point in report_of(world, "whole").points
+        for metric, value in point.values.items()
+    ]
     figures = {path.name for path in (home / "figures" / "whole_figures").iterdir()}
     drawn = {f"{m}_against_{c}.png" for m in METRICS[3:] for c in ("weight", "references")}
     assert figures >= drawn | {"table.png", "alignment.png", "sheet.png", "best.png"}

@@ -167,19 +167,16 @@ async def texts_of(server, graph) -> list[tuple[str, str]]:
     return found
 
 
-def test_the_nodes_show_report_steps_loss_and_remaining_time(server):
+def test_the_dataset_shows_its_report_and_training_leaves_that_to_its_chart(server):
     write_people(server.base / "input" / "shown")  # not in ComfyUI's cache yet
     graph = training_graph("shown", "shown", steps=3, settings=settings_with(log_every=1))
     found = asyncio.run(asyncio.wait_for(texts_of(server, graph), 120))
-    assert [node for node, _ in found] == ["dataset"] + ["train"] * 4
-    assert "8 identities" in found[0][1] and found[1][1] == "new run of 3 steps"
-    for step, (_, text) in enumerate(found[2:], 1):
-        assert text.startswith(f"step {step} of 3, loss ")
-        assert text.endswith(" left") == (step > 1)
+    assert [node for node, _ in found] == ["dataset"]
+    assert "8 identities" in found[0][1]
 
 
 def test_the_shipped_workflow_replaces_no_adapter():
-    prompt = json.loads((ROOT / "tests/workflows/train.json").read_text(encoding="utf-8"))
+    prompt = json.loads((ROOT / "workflows/api/train.json").read_text(encoding="utf-8"))
     (save,) = [x for x in prompt.values() if x["class_type"] == "MultiIPAdapter_Save"]
     assert save["inputs"]["overwrite"] is False
 

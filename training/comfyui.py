@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -27,13 +28,23 @@ def find_comfyui() -> Path:
     )
 
 
+def put_on_path(comfyui: Path) -> None:
+    """Make ComfyUI's modules importable.
+
+    `utils` is imported at once, as its main.py does: from there on, nodes.py of ComfyUI 0.18 puts
+    the folder `comfy`, which has a utils.py too, before it.
+    """
+    sys.path.insert(0, str(comfyui))
+    importlib.import_module("utils")
+
+
 def prepare_comfyui() -> None:
     """Make ComfyUI importable, on the CPU where there is no other device.
 
     Raises:
         ValueError: it is not found.
     """
-    sys.path.insert(0, str(find_comfyui()))
+    put_on_path(find_comfyui())
     from comfy.cli_args import args  # noqa: TID251
 
     if not torch.accelerator.is_available():

@@ -48,15 +48,15 @@ class MetricsFile:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(_plain(entry), allow_nan=False) + "\n"
+    return json.dumps(plain(entry), allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON knows no infinity and no NaN; they become null."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,15 @@ ADAPTER = "adapter.safetensors"
 
 @dataclass(frozen=True)
 class Watcher:
-    """Told about a run while it goes on; all optional. `on_start` gets the step it goes on from."""
+    """Told about a run while it goes on; all optional. `on_start` gets the step it goes on from,
+    `validating` makes a context around each validation from its step."""
 
     on_step: Callable[[Report], None] = lambda report: None
     on_validation: Callable[[ValidationReport, MultiIPAdapter], None] = lambda report, adapter: None
     should_stop: Callable[[], bool] = lambda: False
     stops: tuple[type[BaseException], ...] = ()  # raised in the middle of a step; mean "stop" too
     on_start: Callable[[int], None] = lambda step: None
+    validating: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext()
 
 
 def where_it_begins(step: int, steps: int) -> str:
@@ -116,7 +118,8 @@ class Run:
 
         def on_validate(step: int) -> None:
             if metrics is not None:
-                self._validate(step, metrics, watcher)
+                with watcher.validating(step):
+                    self._validate(step, metrics, watcher)
             self.processes.wait()
 
         if self._first:

@@ -1,0 +1,61 @@
+// The live chart on the Train node: how the run of the node's name goes, or went.
+
+import { api } from "../../scripts/api.js";
+import { EVENT, TrainingData } from "./training_data.js";
+import { TrainingView } from "./training_view.js";
+import { addDomWidget, chain } from "./widgets.js";
+
+const WIDTH = 420; // of a new node
+const HEIGHT = 460;
+
+export function attach(node, app) {
+  const data = new TrainingData(() => view.update());
+  const view = new TrainingView(data);
+  const onEvent = ({ detail }) => receive(node, data, detail);
+  const refresh = () => data.open(runName(node) ?? data.run);
+  addDomWidget(node, app, "training", view.root, HEIGHT);
+  showNoOtherPictures(node);
+  node.setSize([Math.max(node.size[0], WIDTH), node.size[1]]);
+
+  const name = nameWidget(node);
+  if (name) chain(name, "callback", refresh);
+  chain(node, "onConfigure", refresh);
+  api.addEventListener(EVENT, onEvent);
+  api.addEventListener("reconnected", refresh);
+  chain(node, "onRemoved", () => {
+    api.removeEventListener(EVENT, onEvent);
+    api.removeEventListener("reconnected", refresh);
+    view.close();
+  });
+  refresh();
+}
+
+function receive(node, data, event) {
+  const { run, node: trainer } = event.status;
+  const name = runName(node);
+  const ours = name === null ? isNode(node, trainer) : name === run;
+  if (!ours) return;
+  if (data.run !== run) data.open(run);
+  data.receive(event);
+}
+
+function nameWidget(node) {
+  return node.widgets?.find((widget) => widget.name === "name");
+}
+
+// As the server names the run's folder; null when the name comes by a wire.
+function runName(node) {
+  if (node.inputs?.some((input) => input.name === "name" && input.link != null)) return null;
+  return String(nameWidget(node)?.value ?? "").replace(/\.safetensors$/, "");
+}
+
+// An id inside a subgraph has the ids of the blocks around it before its own.
+function isNode(node, id) {
+  return id !== null && String(id).split(":").at(-1) === String(node.id);
+}
+
+// The view has the previews and the chart; ComfyUI would show them again, and the node would grow.
+function showNoOtherPictures(node) {
+  node.hideOutputImages = true;
+  Object.defineProperty(node, "imgs", { get: () => undefined, set: () => {}, configurable: true });
+}

@@ -1,0 +1,154 @@
+"""ComfyUI's own front end in a headless Chromium, for the browser tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+FLAGS = (
+    "--no-sandbox",  # root in a container
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing leaves this machine
+)
+SIZE = {"width": 1600, "height": 1000}
+PATIENCE = 180_000  # ms; a busy machine may need it
+_READY = (
+    "() => window.app?.vueAppReady && app.extensionManager?.workflow?.activeWorkflow"
+    " && app.canvas?.canvas?.width > 0"
+)
+# What the front end says by itself: it asks for files that a new user does not have, other hosts
+# about models that its own first workflow names, and first for a help page of the language.
+_ITS_OWN = ("/userdata", "/user.css", "favicon.ico", "Content Security Policy")
+_ITS_OWN += ("graph accessed before initialization", "/en.md")
+
+
+def find_browser() -> str | None:
+    """A Chromium or Chrome of this machine; the variable CHROME names another one."""
+    return os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="module")
+def front_end(server, tmp_path_factory) -> Iterator[FrontEnd]:
+    """A tab on the tests' server; pictures of it stay in MULTI_IPADAPTER_ARTIFACTS."""
+    if find_browser() is None:
+        pytest.skip(
+            "no Chromium or Chrome found for the browser tests; install one, or name it in CHROME"
+        )
+    server.client.post_json("/settings/Comfy.TutorialCompleted", True)  # no dialog over the canvas
+    shots = os.environ.get("MULTI_IPADAPTER_ARTIFACTS") or tmp_path_factory.mktemp("browser")
+    with open_front_end(server.client.url, Path(shots)) as opened:
+        yield opened
+
+
+@contextmanager
+def open_front_end(url: str, shots: Path) -> Iterator[FrontEnd]:
+    """A tab on the ComfyUI at `url`."""
+    shots.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=list(FLAGS))
+        try:
+            page = browser.new_page(viewport=SIZE, accept_downloads=True)
+            page.set_default_timeout(PATIENCE)
+            yield FrontEnd(page, url, shots)
+        finally:
+            browser.close()
+
+
+class FrontEnd:
+    """A tab with ComfyUI in it, and everything that went wrong there (`errors`)."""
+
+    def __init__(self, page: Page, url: str, shots: Path):
+        self.page, self.url, self.shots = page, url, shots
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._note)
+        self.open()
+
+    def _note(self, message: ConsoleMessage) -> None:
+        text = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and not any(part in text for part in _ITS_OWN):
+            self.errors.append(text)
+
+    def open(self) -> None:
+        """Load the page, or load it again."""
+        self.page.goto(self.url)
+        self.wait(_READY)
+
+    def run(self, script: str, argument: Any = None) -> Any:
+        """Value of a JavaScript function or expression; promises are awaited."""
+        return self.page.evaluate(script, argument)
+
+    def wait(self, script: str, argument: Any = None) -> None:
+        """Until a JavaScript function says true."""
+        self.page.wait_for_function(script, arg=argument)
+
+    def set(self, setting: str, value: Any) -> None:
+        """One of ComfyUI's settings."""
+        self.run(
+            "([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value]
+        )
+
+    def drop(self, name: str, graph: Mapping[str, Any]) -> None:
+        """Drag a file with a workflow, or with an API prompt, onto the canvas."""
+        self.run(
+            """([name, text]) => {
+                const dataTransfer = new DataTransfer()
+                const file = new File([text], `${name}.json`, {type: 'application/json'})
+                dataTransfer.items.add(file)
+                const at = {bubbles: true, cancelable: true, clientX: 800, clientY: 500}
+                const canvas = document.querySelector('#graph-canvas')
+                for (const kind of ['dragenter', 'dragover', 'drop'])
+                    canvas.dispatchEvent(new DragEvent(kind, {dataTransfer, ...at}))
+            }""",
+            [name, json.dumps(graph)],
+        )
+        self.wait(
+            """([name, count]) => app.graph.nodes.length === count
+                && app.extensionManager.workflow.activeWorkflow.filename === name""",
+            [name, len(graph.get("nodes", graph))],
+        )
+
+    def empty(self) -> None:
+        """Take everything off the canvas."""
+        self.run("() => app.graph.clear()")
+
+    def look_at(self, node_type: str) -> None:
+        """Put the first node of a type into the middle of the tab, unzoomed."""
+        self.run(
+            """async type => {
+                const {pos, size} = app.graph.nodes.find(node => node.type === type)
+                const {width, height} = app.canvas.canvas.getBoundingClientRect()
+                const top = Math.min((height - size[1]) / 2, height - size[1] - 20)
+                app.canvas.ds.scale = 1
+                app.canvas.ds.offset = [(width - size[0]) / 2 - pos[0], top - pos[1]]
+                app.canvas.setDirty(true, true)
+                await new Promise(done => setTimeout(done, 300))
+            }""",
+            node_type,
+        )
+
+    def prompt(self) -> dict[str, Any]:
+        """The API prompt that 'Run' would send."""
+        return self.run("async () => (await app.graphToPrompt()).output")
+
+    def press_run(self) -> None:
+        """Queue what is on the canvas, as a user would."""
+        self.page.get_by_test_id("queue-button").click()
+
+    def press_cancel(self) -> None:
+        """Interrupt what runs, as a user would."""
+        self.page.get_by_label("Cancel current run").click()
+
+    def shot(self, name: str) -> None:
+        """Keep a picture of the tab."""
+        self.page.screenshot(path=self.shots / f"{name}.png")

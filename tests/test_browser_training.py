@@ -1,0 +1,291 @@
+"""The Train node's live chart in ComfyUI's front end, on real training of the demo models."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .browser import front_end  # noqa: F401
+from .people import settings_with, write_people
+from .test_train_server import steps_in, training_graph
+
+TRAIN = "MultiIPAdapter_Train"
+# Far more steps than a test waits for; the chart is told of each second one.
+LONG = {"steps": 100_000, "settings": settings_with(log_every=2, validate_every=50, previews=1)}
+NEWEST = "() => Number(document.querySelector('.mip-chart')?.getAttribute('aria-valuenow'))"
+
+
+@pytest.fixture(scope="module")
+def people(server):
+    write_people(server.base / "input" / "charted")
+    return "charted"
+
+
+@pytest.fixture(scope="module")
+def run(server, people):
+    """A finished run of 6 steps, validated at 0 and 6."""
+    settings = settings_with(log_every=2, validate_every=6, previews=1)
+    server.client.run(training_graph(people, "done", steps=6, settings=settings))
+    return "done"
+
+
+@pytest.fixture
+def tab(front_end):  # noqa: F811
+    """The tab; nothing must go wrong in it during a test."""
+    front_end.errors.clear()
+    yield front_end
+    assert front_end.errors == []
+
+
+@pytest.fixture
+def chart(tab, run, people):
+    """The tab, with the finished run on a Train node."""
+    tab.empty()
+    tab.run(
+        """name => {
+            const node = LiteGraph.createNode('MultiIPAdapter_Train')
+            node.widgets.find(widget => widget.name === 'name').value = name
+            node.configure(node.serialize())
+            node.size[0] = 420
+            app.graph.add(node)
+        }""",
+        run,
+    )
+    tab.look_at(TRAIN)
+    tab.wait(f"() => ({NEWEST})() === 6")
+    return tab
+
+
+def status(tab):
+    return tab.page.locator(".mip-training .mip-row").first.inner_text().split("\n")[0]
+
+
+def curves(tab):
+    """The points of each drawn curve, in the order of the drawing."""
+    paths = tab.page.locator(".mip-chart path:not([transform])")
+    return [path.get_attribute("d").count("L") + 1 for path in paths.all()]
+
+
+def heights(tab):
+    """Of the node and of its chart, in the graph's units."""
+    node = tab.run("type => app.graph.nodes.find(n => n.type === type).size[1]", TRAIN)
+    return node, tab.page.locator(".mip-training").bounding_box()["height"]
+
+
+def press_button(tab, name):
+    tab.page.locator(".mip-training").get_by_role("button", name=name).click()
+
+
+# ---- while a run goes on -----------------------------------------------------------------------
+
+
+def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, people):
+    tab.empty()
+    tab.drop("watched", training_graph(people, "watched", **LONG))
+    tab.look_at(TRAIN)
+    before = heights(tab)
+    assert status(tab) == "No run “watched” yet"
+    tab.press_run()
+    tab.wait(f"() => ({NEWEST})() >= 4")
+    first = tab.run(NEWEST)
+    tab.wait(f"step => ({NEWEST})() > step", first)
+    assert f"of {LONG['steps']}" in status(tab)
+    raw, smooth, *_ = curves(tab)
+    assert raw == smooth >= 4
+    tab.page.locator(".mip-training .sheet img").wait_for()
+    assert tab.run("() => document.querySelector('.mip-training .sheet img').naturalWidth") > 500
+    assert heights(tab) == before, "nothing jumps when curves and previews come"
+    assert tab.run("type => app.graph.nodes.find(n => n.type === type).imgs", TRAIN) is None
+    tab.shot("training")
+
+    reached = tab.run(NEWEST)
+    tab.open()
+    tab.wait("type => app.graph.nodes.some(n => n.type === type)", TRAIN)
+    tab.wait(f"step => ({NEWEST})() >= step", reached)
+    raw, smooth, *_ = curves(tab)
+    assert raw == smooth >= reached, "what was trained before the reload is there again"
+    tab.wait(f"step => ({NEWEST})() > step", tab.run(NEWEST))
+    tab.look_at(TRAIN)
+    tab.shot("training_reloaded")
+
+    press_button(tab, "Stop, and keep what was learned")
+    tab.page.get_by_text("Stopped at step").wait_for()
+    last = tab.run(NEWEST)
+    assert status(tab) == f"Stopped at step {last} of {LONG['steps']}; run again to go on"
+    assert curves(tab)[0] == last
+    wait_for_adapter(tab, server, last)
+    assert heights(tab) == before
+
+    tab.press_run()
+    tab.wait(f"step => ({NEWEST})() > step", last)
+    tab.press_cancel()
+    tab.page.get_by_text("Stopped at step").wait_for()
+    assert curves(tab)[0] == tab.run(NEWEST) > last
+    wait_for_adapter(tab, server, tab.run(NEWEST))
+    tab.shot("training_cancelled")
+
+
+def wait_for_adapter(tab, server, steps):
+    """Until the nodes after training have run, and kept what it learned in so many steps."""
+    file = server.base / "models" / "ipadapter" / "watched.safetensors"
+    while not file.is_file() or steps_in(file) != steps:
+        assert server.is_running()
+        tab.page.wait_for_timeout(100)
+
+
+# ---- a run that has ended ----------------------------------------------------------------------
+
+
+def test_the_chart_of_an_earlier_run_is_there_when_its_name_is(chart):
+    assert status(chart) == "Finished at step 6 of 6"
+    assert curves(chart) == [6, 6, 2, 2, 2, 3], "raw, smoothed, validation, learning rate"
+    name = "() => app.graph.nodes[0].widgets.find(widget => widget.name === 'name')"
+    chart.run(f"() => {{ const w = ({name})(); w.value = 'other'; w.callback('other') }}")
+    chart.page.get_by_text("No run “other” yet").wait_for()
+    assert curves(chart) == []
+    chart.run(f"() => {{ const w = ({name})(); w.value = 'done'; w.callback('done') }}")
+    chart.wait(f"() => ({NEWEST})() === 6")
+
+
+def test_the_widget_is_no_part_of_prompts_and_files(chart):
+    (entry,) = chart.prompt().values()
+    assert "training" not in entry["inputs"] and entry["inputs"]["name"] == "done"
+    count = "() => app.graph.nodes[0].widgets.length"
+    saved = chart.run("() => app.graph.serialize().nodes[0].widgets_values")
+    assert len(saved) == chart.run(count) - 1
+
+
+def test_curves_are_hidden_and_shown(chart):
+    press_button(chart, "loss")
+    chart.wait("() => document.querySelectorAll('.mip-chart .curve').length === 4")
+    press_button(chart, "LR")
+    chart.wait("() => document.querySelectorAll('.mip-chart .curve').length === 3")
+    for name in ("loss", "LR"):
+        press_button(chart, name)
+    chart.wait("() => document.querySelectorAll('.mip-chart .curve').length === 5")
+
+
+def test_keys_read_the_curves(chart):
+    plot = chart.page.locator(".mip-chart")
+    plot.focus()
+    chart.page.keyboard.press("Home")
+    chart.wait(f"() => ({NEWEST})() === 0")
+    chart.page.keyboard.press("ArrowRight")
+    chart.wait(f"() => ({NEWEST})() === 1")
+    text = plot.get_attribute("aria-valuetext")
+    assert text.startswith("step 1: loss ") and "learning rate –" in text
+    assert chart.page.locator(".mip-chart .cursor").count() == 1
+    chart.page.keyboard.press("Escape")
+    chart.wait(f"() => ({NEWEST})() === 6")
+    chart.page.keyboard.press("Tab")
+    focus = "() => document.activeElement.closest('.mip-training .legend') !== null"
+    assert chart.run(focus), "the next stop is the legend"
+
+
+def test_previews_are_turned_and_enlarged_by_keys(chart):
+    picture = "() => document.querySelector('.mip-training .sheet img').src"
+    newest = chart.run(picture)
+    assert "preview-00000006.png" in newest
+    chart.page.locator(".mip-training").get_by_label("Earlier preview").focus()
+    chart.page.keyboard.press("Enter")
+    chart.wait(f"() => ({picture})().includes('preview-00000000.png')")
+    chart.page.locator(".mip-training").get_by_label("Enlarge the preview").focus()
+    chart.page.keyboard.press("Enter")
+    dialog = chart.page.locator("dialog.mip")
+    dialog.get_by_text("done, step 0").wait_for()
+    chart.page.keyboard.press("ArrowRight")
+    dialog.get_by_text("done, step 6").wait_for()
+    chart.wait("() => document.querySelector('dialog.mip img').naturalWidth > 500")
+    chart.shot("preview_enlarged")
+    chart.page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+
+
+def test_the_chart_is_kept_as_png_and_csv(chart):
+    with chart.page.expect_download() as kept:
+        press_button(chart, "Save the chart as a picture")
+    assert kept.value.suggested_filename == "done-training.png"
+    pixels = np.asarray(Image.open(kept.value.path()).convert("RGB"))
+    assert pixels.shape == (1080, 1920, 3)
+    seen = {tuple(colour) for colour in pixels[::2, ::2].reshape(-1, 3).tolist()}
+    for name in ("--mip-accent", "--mip-good", "--mip-warm", "--mip-odd"):
+        assert colour_of(chart, name) in seen, f"a curve in {name}"
+    with chart.page.expect_download() as kept:
+        press_button(chart, "Save all numbers as a table")
+    assert kept.value.suggested_filename == "done-training.csv"
+    rows = list(csv.DictReader(io.StringIO(kept.value.path().read_text())))
+    assert [row["step"] for row in rows] == [str(step) for step in range(7)]
+    assert all(float(row["loss"]) > 0 for row in rows[1:])
+
+
+def colour_of(tab, name):
+    """(red, green, blue) of one of the widgets' colours."""
+    script = (
+        "name => getComputedStyle(document.querySelector('.mip-training')).getPropertyValue(name)"
+    )
+    value = tab.run(script, name).strip().removeprefix("#")
+    return tuple(int(value[i : i + 2], 16) for i in (0, 2, 4))
+
+
+# Contrast by WCAG 2.1, of every text in the widget and of the curves against its background.
+_CONTRAST = """() => {
+    const root = document.querySelector('.mip-training')
+    const probe = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
+    const rgb = colour => {
+        probe.clearRect(0, 0, 1, 1)
+        probe.fillStyle = colour
+        probe.fillRect(0, 0, 1, 1)
+        return [...probe.getImageData(0, 0, 1, 1).data]
+    }
+    const light = colour => {
+        const [r, g, b] = colour.map(v => v / 255).map(v =>
+            v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+    }
+    const behind = element => {
+        for (; element; element = element.parentElement) {
+            const colour = rgb(getComputedStyle(element).backgroundColor)
+            if (colour[3] === 255) return colour
+        }
+    }
+    const ratio = (front, element) => {
+        const [a, b] = [light(rgb(front)), light(behind(element))]
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
+    }
+    const texts = [...root.querySelectorAll('*')].filter(e => e.checkVisibility() &&
+        [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.data.trim()))
+    const found = texts.map(e => [e.textContent, 4.5, ratio(
+        getComputedStyle(e)[e instanceof SVGElement ? 'fill' : 'color'], e)])
+    for (const curve of root.querySelectorAll('.mip-chart .curve'))
+        found.push([curve.getAttribute('style'), 3, ratio(getComputedStyle(curve).stroke, curve)])
+    return found
+}"""
+
+
+@pytest.mark.parametrize("theme", ["dark", "light", "nord", "github"])
+def test_everything_is_readable_in_each_theme(chart, theme):
+    try:
+        chart.set("Comfy.ColorPalette", theme)
+        chart.page.wait_for_timeout(300)
+        found = chart.run(_CONTRAST)
+        assert len(found) > 20
+        assert [entry for entry in found if entry[2] < entry[1]] == []
+        chart.shot(f"chart_{theme}")
+    finally:
+        chart.set("Comfy.ColorPalette", "dark")
+
+
+def test_the_chart_works_in_the_other_way_of_drawing_nodes(chart):
+    try:
+        chart.set("Comfy.VueNodes.Enabled", True)
+        chart.page.locator(".lg-node .mip-training .mip-chart .curve").first.wait_for()
+        chart.wait(f"() => ({NEWEST})() === 6")
+        assert chart.page.locator(".mip-training").bounding_box()["height"] > 400
+        chart.shot("chart_vue")
+    finally:
+        chart.set("Comfy.VueNodes.Enabled", False)
+        chart.page.locator(".lg-node").first.wait_for(state="detached")
