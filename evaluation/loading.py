@@ -14,6 +14,7 @@ from .plan import METRICS
 CLIPS = ("clip-vit-b-32", "clip-vit-l-14", "clip-vit-l-14-336")
 DINOS = ("dino-vits16", "dinov2-vits14", "dinov2-vitb14", "dinov2-vitl14")
 LPIPS = ("lpips-alex", "lpips-vgg")
+FACE_ROLES = frozenset({"face", "copy_paste"})  # copy_paste can do without
 _CMMD = "clip-vit-l-14-336"
 _OF_WIDTH = {768: "clip-vit-l-14", 512: "clip-vit-b-32"}  # the CLIP below an aesthetic head
 
@@ -73,7 +74,7 @@ def load_networks(
 
     if "inception" in roles:
         out["inception"] = load_inception(find("fid-inception", folders), resize, device)
-    if roles & {"face", "copy_paste"}:
+    if roles & FACE_ROLES and "face" not in out:
         try:
             detector = find("face-detector", folders)
             out["face"] = load_face(detector, find("face-recogniser", folders), device=device)

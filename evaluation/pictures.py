@@ -103,11 +103,14 @@ class ListSource:
 class FolderSource(ListSource):
     """All pictures below a folder, sorted by their path; links that lead out are not followed.
 
+    Args:
+        may_be_empty: the caller says itself what is wrong with a folder without pictures.
+
     Raises:
         ValueError: no such folder, or no picture in it.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, may_be_empty: bool = False):
         self.root = Path(folder)
         if not self.root.is_dir():
             raise ValueError(
@@ -115,7 +118,8 @@ class FolderSource(ListSource):
             )
         skipped: list[Skipped] = []
         relative = sorted(_files_below(self.root, skipped))
-        if not relative:
+        skipped.sort(key=lambda item: item.path)
+        if not relative and not may_be_empty:
             raise ValueError(
                 f"There is no picture in {self.root}: expected files that end in "
                 f"{', '.join(SUFFIXES)}.{left_out(skipped)} Put the pictures there, or give "
@@ -132,14 +136,20 @@ class TensorSource:
 
     Args:
         images: one batch, or several, whose sizes may differ.
+        names: what reports call the pictures (default: the label and a number).
 
     Raises:
         ValueError: another shape or dtype, or no picture.
     """
 
-    def __init__(self, images: Tensor | Sequence[Tensor], label: str = "image"):
+    def __init__(
+        self,
+        images: Tensor | Sequence[Tensor],
+        label: str = "image",
+        names: Sequence[str] | None = None,
+    ):
         self._batches = [images] if isinstance(images, Tensor) else list(images)
-        self._label = label
+        self._label, self._names = label, names
         self.skipped: list[Skipped] = []
         for batch in self._batches:
             if batch.ndim != 4 or batch.shape[-1] not in (3, 4) or not batch.is_floating_point():
@@ -155,7 +165,7 @@ class TensorSource:
         return len(self._places)
 
     def name(self, number: int) -> str:
-        return f"{self._label} {number}"
+        return f"{self._label} {number}" if self._names is None else self._names[number]
 
     def load(self, number: int) -> Picture:
         batch, row = self._places[number]

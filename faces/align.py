@@ -120,7 +120,8 @@ def crop(picture: np.ndarray, face: Face, size: int, kind: str = "loose", margin
     masked training needs, as a loss there would teach hair, background and repeated border.
 
     Args:
-        kind: "loose" (`loose_transform`) or "aligned" (`aligned_transform`).
+        kind: "loose" (`loose_transform`) or "aligned" (`aligned_transform`), which has the pixels
+            that insightface cuts out.
 
     Raises:
         ValueError: another kind, or landmarks or a box that make no face.
@@ -135,7 +136,7 @@ def crop(picture: np.ndarray, face: Face, size: int, kind: str = "loose", margin
     ellipse = face_mask(points.ravel().tolist(), (0, 0, size, size), size)
     inside = _inside(_sources(transform, size), picture.shape)
     mask = inside if ellipse is None else inside * ellipse.numpy()
-    return warp(picture, transform, size), mask.astype(np.float32)
+    return warp(picture, transform, size, kind == "loose"), mask.astype(np.float32)
 
 
 def _sources(transform: np.ndarray, size: int) -> np.ndarray:

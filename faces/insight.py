@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 from .analysis import EMBEDDING, Face
 
 LEAST_SCORE = 0.5  # insightface's own
-SIZES = (640, 320, 128)  # close-ups are found at the smaller ones only
+SIZES = (640, 128)  # insightface's own; close-ups are found at the smaller one only
 INSTALL = 'python -m pip install "insightface>=2.1" onnxruntime'
+_LEAST_VERSION = (2, 0)  # the first whose detector takes sizes and a threshold
 # Detector and recogniser of the published packs; their further models are never loaded.
 PACKS = {
     "buffalo_l": ("det_10g.onnx", "w600k_r50.onnx"),
@@ -33,25 +35,31 @@ class InsightFace:
     """A detector with landmarks (SCRFD) and a recogniser (ArcFace); see `FaceAnalyser`.
 
     Attributes:
-        sizes: sides, in pixels, of the squares that a picture is shrunk into to find faces; the
-            first that finds one counts. A detector of a fixed size has only its own.
+        sizes: sides, in pixels, of the squares that a picture is shrunk into to find faces; what
+            is found at several counts once. A detector of a fixed size has only its own.
+        files: of the detector and the recogniser.
     """
 
-    def __init__(self, detector, recogniser, name: str, space: str, sizes: Sequence[int] = SIZES):
-        self._detector, self._recogniser = detector, recogniser
+    def __init__(
+        self,
+        detector,
+        recogniser,
+        name: str,
+        space: str,
+        sizes: Sequence[int],
+        files: Sequence[Path],
+    ):
+        self._detector, self._recogniser, self.files = detector, recogniser, tuple(files)
         self.name, self.recogniser, self.sizes = name, space, tuple(sizes)
         if detector.static_input_size is not None:
             self.sizes = self.sizes[:1]  # insightface takes the fixed one instead
 
     def detect(self, picture: np.ndarray) -> list[Face]:
         """Faces of an RGB picture, uint8 [H, W, 3], the largest first."""
-        picture = _bgr(picture)
-        for size in self.sizes:
-            boxes, landmarks = self._detector.detect(
-                picture, input_size=(size, size), det_thresh=LEAST_SCORE
-            )
-            if len(boxes):
-                break
+        sizes = [(size, size) for size in self.sizes]
+        boxes, landmarks = self._detector.detect(
+            _bgr(picture), input_size=sizes, det_thresh=LEAST_SCORE
+        )
         faces = [
             Face(box[:4].astype(np.float32), points.astype(np.float32), float(box[4]))
             for box, points in zip(boxes, landmarks, strict=True)
@@ -152,7 +160,8 @@ def _analyser(opened, detector: Path, recogniser: Path, sizes, pack: str) -> Ins
     _check_kind(opened[recogniser], "recognition", recogniser)
     name = f"insightface {pack or recogniser.stem}"
     space = space_of(recogniser.stem, pack)
-    return InsightFace(opened[detector], opened[recogniser], name, space, sizes)
+    files = detector, recogniser
+    return InsightFace(opened[detector], opened[recogniser], name, space, sizes, files)
 
 
 def _bgr(picture: np.ndarray) -> np.ndarray:
@@ -188,6 +197,7 @@ def _check_kind(model, task: str, path: Path) -> None:
 def _open(path: Path, device: str | torch.device):
     """insightface's object for an ONNX file, which must be there: nothing is downloaded."""
     try:
+        import insightface
         import onnxruntime
         from insightface import model_zoo
     except ImportError as error:
@@ -195,6 +205,11 @@ def _open(path: Path, device: str | torch.device):
             f"Finding and recognising faces needs insightface and onnxruntime ({error}). Install "
             f"them with: {INSTALL}"
         ) from error
+    if tuple(map(int, re.findall(r"\d+", insightface.__version__)[:2])) < _LEAST_VERSION:
+        raise MissingPackageError(
+            f"Got insightface {insightface.__version__}; expected 2.1 or newer. Update it with: "
+            f"{INSTALL.replace('install', 'install --upgrade')}"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no file {path.name} in {path.parent}. Check the name, or put the file there."

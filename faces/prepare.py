@@ -14,7 +14,6 @@ from .quality import measure
 from .results import ORDERS, THUMBNAIL, THUMBNAILS, Candidate, Prepared, Settings, Verdict
 
 _CROWD = 10  # largest faces of a picture that are looked at
-_LISTED = 30  # pictures in an error
 _SIGNATURE_SIDE = 64
 
 Load = Callable[[], np.ndarray]
@@ -114,7 +113,7 @@ def _look(
     if not faces:
         verdict.reason = "no face found"
         return
-    verdict.face = faces[0]
+    verdict.face, verdict.found = faces[0], len(faces)
     large = [face for face in faces if face.size >= settings.at_least]
     if not large:
         verdict.reason = f"too small: {faces[0].size:.0f} pixels, expected {settings.at_least:g}"
@@ -124,19 +123,20 @@ def _look(
             count = f"{len(large)} face{'s' * (len(large) > 1)}"
             verdict.reason = f"has {count} large enough, so none at index {settings.index}"
             return
-        large = [large[settings.index]]
-    elif settings.who == "largest" or not analyser.recogniser:
-        large = large[:1]
-    verdict.candidates = [_candidate(picture, face, analyser) for face in large[:_CROWD]]
+        looked_at = range(settings.index, settings.index + 1)
+    else:
+        alone = settings.who == "largest" or not analyser.recogniser
+        looked_at = range(1 if alone else min(len(large), _CROWD))
+    verdict.candidates = [_candidate(picture, large[n], n, analyser) for n in looked_at]
     verdict.quality = verdict.candidates[0].quality
 
 
-def _candidate(picture: np.ndarray, face: Face, analyser: FaceAnalyser) -> Candidate:
+def _candidate(picture: np.ndarray, face: Face, number: int, analyser: FaceAnalyser) -> Candidate:
     embedding = analyser.embed(picture, face) if analyser.recogniser else None
     if embedding is not None and not (np.isfinite(embedding).all() and embedding.any()):
         raise ValueError("the recogniser gives no usable numbers for its face.")
     small = warp(picture, loose_transform(face, _SIGNATURE_SIDE, 0.0), _SIGNATURE_SIDE)
-    return Candidate(face, measure(picture, face), signature(small), embedding)
+    return Candidate(face, number, measure(picture, face), signature(small), embedding)
 
 
 def _chosen(
@@ -153,7 +153,7 @@ def _chosen(
             )
         return {number: v.candidates[0] for number, v in with_faces.items()}
     flat = [(number, c) for number, v in with_faces.items() for c in v.candidates]
-    shared = majority(
+    shared, tied = majority(
         np.array([c.embedding for _, c in flat]),
         [number for number, _ in flat],
         [c.face.size for _, c in flat],
@@ -163,6 +163,11 @@ def _chosen(
     notes.append(f"The person is in {len(shared)} of {len(with_faces)} pictures with a face.")
     if len(shared) == 1 < len(with_faces):
         notes.append("No two pictures share a person, so the largest face counts.")
+    elif tied:
+        notes.append(
+            "As many pictures show another person; the one whose faces are larger counts. Leave "
+            "out pictures of the other, or choose by who = index."
+        )
     return {number: flat[face][1] for number, face in shared.items()}
 
 
@@ -170,6 +175,7 @@ def _kept(verdicts: list[Verdict], chosen: dict[int, Candidate], settings: Setti
     """Numbers of the pictures whose faces are kept, in the order wanted."""
     for number, candidate in chosen.items():
         verdicts[number].face, verdicts[number].quality = candidate.face, candidate.quality
+        verdicts[number].chosen = candidate.number
     ranked = sorted(chosen, key=lambda number: (-chosen[number].quality.total, number))
     if settings.drop_duplicates:
         repeats = near_duplicates(
@@ -195,8 +201,6 @@ def _cut(picture: np.ndarray, face: Face, settings: Settings) -> tuple[np.ndarra
 
 
 def _nothing(verdicts: list[Verdict]) -> str:
-    lines = [f"{v.name}: {v.reason}" for v in verdicts[:_LISTED]]
-    if len(verdicts) > _LISTED:
-        lines.append(f"and {len(verdicts) - _LISTED} more")
+    lines = [f"{v.name}: {v.reason}" for v in verdicts]
     head = f"None of the {len(verdicts)} pictures gives a face that can be kept:"
     return "\n".join([head, *lines, "Give pictures that show the face larger and from the front."])

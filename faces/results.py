@@ -65,6 +65,7 @@ class Candidate:
     """A face that may be kept."""
 
     face: Face
+    number: int  # among the faces of its picture, 0 the largest
     quality: Quality
     signature: np.ndarray
     embedding: np.ndarray | None
@@ -78,6 +79,7 @@ class Verdict:
         place: of its face among those that are kept, from 0; None: left out.
         reason: why it was left out, in words; "" if it was not.
         face, quality: of the face that was chosen, or else of the largest; None without one.
+        found: how many faces the picture has; `chosen` counts them from the largest, 0.
         thumbnail: uint8 RGB, None beyond the first `THUMBNAILS` pictures and where there is none.
         scale: pixels of the thumbnail for one of the picture.
     """
@@ -87,6 +89,8 @@ class Verdict:
     reason: str = ""
     face: Face | None = None
     quality: Quality | None = None
+    found: int = 0
+    chosen: int = 0
     thumbnail: np.ndarray | None = None
     scale: float = 1.0
     candidates: list[Candidate] = field(default_factory=list, repr=False)
@@ -94,7 +98,8 @@ class Verdict:
     def __str__(self) -> str:
         if self.place is None:
             return f"{self.name}: left out, {self.reason}"
-        return f"{self.name}: kept as {self.place}, {self.quality}"
+        which = f"face {self.chosen + 1} of {self.found} by size, " if self.found > 1 else ""
+        return f"{self.name}: kept as {self.place}, {which}{self.quality}"
 
 
 @dataclass

@@ -174,7 +174,8 @@ def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 _LAYER = re.compile(r"^ip_adapter\.([0-9]+)\.to_k_ip\.weight$")
 _PROCESSOR = re.compile(
-    r"^unet\.(down_blocks|up_blocks|mid_block)\.(.*)\.attn2\.processor\.(to_[kv]_ip)\.weight$"
+    r"^unet\.(down_blocks|up_blocks|mid_block)\.(.*)\.attn([12])\.processor\."
+    r"(to_[kv]_ip|to_(?:q|k|v|out)_lora\.(?:down|up))\.weight$"
 )
 
 
@@ -185,11 +186,11 @@ def _from_unet_processors(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if match := _PROCESSOR.match(key):
             block = ("down_blocks", "up_blocks", "mid_block").index(match[1])
             place = (block, *(int(n) for n in re.findall(r"\d+", match[2])))
-            found.setdefault(place, {})[match[3]] = tensor
+            found.setdefault(place, {})[int(match[3]), match[4]] = tensor
     return {
-        f"ip_adapter.{layer_key(i)}.{name}.weight": tensor
+        f"ip_adapter.{2 * i + which - 1}.{name}.weight": tensor
         for i, place in enumerate(sorted(found))
-        for name, tensor in found[place].items()
+        for (which, name), tensor in found[place].items()
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,11 +26,13 @@ class ReferenceEmbeds:
         features: by name (see `projection`), each [N, ...].
         null: features of the null image that the adapters were trained with, each [1, ...].
         weights: positive weight of each reference [N], float32.
+        recogniser: name of the embedding space of the faces; "" without faces, or not known.
     """
 
     features: Mapping[str, Tensor]
     null: Mapping[str, Tensor]
     weights: Tensor
+    recogniser: str = ""
 
     @property
     def num_references(self) -> int:
@@ -40,10 +42,10 @@ class ReferenceEmbeds:
     def first(self, count: int) -> ReferenceEmbeds:
         """The first `count` references."""
         features = {name: x[:count] for name, x in self.features.items()}
-        return ReferenceEmbeds(features, self.null, self.weights[:count])
+        return replace(self, features=features, weights=self.weights[:count])
 
 
-def average_face(references: ReferenceEmbeds, weights: Tensor) -> ReferenceEmbeds:
+def average_face(references: ReferenceEmbeds, weights: Tensor, quality: Tensor) -> ReferenceEmbeds:
     """One reference in place of N of the same person: the weighted mean of the face embeddings.
 
     Directions are averaged, as lengths say how clear a picture is and not who is in it; the result
@@ -52,14 +54,15 @@ def average_face(references: ReferenceEmbeds, weights: Tensor) -> ReferenceEmbed
 
     Args:
         weights: of the references [N]; positive.
+        quality: of the references [N]; says which of those that weigh alike is the best.
     """
     share = (weights / weights.sum()).to(references.features[FACE]).unsqueeze(1)  # [N, 1]
     faces = references.features[FACE]  # [N, D]
     length = (share * faces.norm(dim=1, keepdim=True)).sum(0)
     mean = F.normalize((share * F.normalize(faces, dim=1)).sum(0), dim=0) * length  # [D]
-    best = int(weights.argmax())
+    best = int(torch.where(weights == weights.max(), quality, -torch.inf).argmax())
     features = {name: x[best : best + 1] for name, x in references.features.items()}
-    return ReferenceEmbeds(features | {FACE: mean[None]}, references.null, torch.ones(1))
+    return replace(references, features=features | {FACE: mean[None]}, weights=torch.ones(1))
 
 
 def parse_weights(text: str, count: int) -> Tensor:
@@ -102,8 +105,8 @@ def save_references(references: ReferenceEmbeds, path: str | Path) -> None:
     tensors = {f"features.{k}": v for k, v in references.features.items()}
     tensors |= {f"null.{k}": v for k, v in references.null.items()}
     tensors["weights"] = references.weights
-    metadata = {METADATA_KEY: json.dumps({"format_version": FORMAT_VERSION})}
-    write_safetensors(path, tensors, metadata)
+    about = {"format_version": FORMAT_VERSION, "recogniser": references.recogniser}
+    write_safetensors(path, tensors, {METADATA_KEY: json.dumps(about)})
 
 
 def load_references(path: str | Path) -> ReferenceEmbeds:
@@ -133,6 +136,9 @@ def load_references(path: str | Path) -> ReferenceEmbeds:
             "features [N, ...] and null [1, ...]. Encode the images again."
         )
     try:
-        return ReferenceEmbeds(features, null, check_weights(tensors["weights"].tolist(), count))
+        weights = check_weights(tensors["weights"].tolist(), count)
+        about = json.loads(metadata[METADATA_KEY])
     except ValueError as error:
         raise ValueError(f"{path.name} is damaged: {error}") from error
+    recogniser = about.get("recogniser", "") if isinstance(about, dict) else ""
+    return ReferenceEmbeds(features, null, weights, str(recogniser))

@@ -9,7 +9,9 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..models.aggregation import AGGREGATIONS
+from ..models.projection import FACE
 from ..models.references import ReferenceEmbeds
+from .face_features import warn_of_recogniser
 from .key_values import LoadedAdapter
 from .layers import PRESETS, layer_shares
 from .lora import add_lora
@@ -32,11 +34,28 @@ class ApplyMultiIPAdapter(io.ComfyNode):
             category=CATEGORY,
             description="Adds an image cross-attention over all references to every text "
             "cross-attention of the model. The model that comes in stays as it is.",
-            search_aliases=["ipadapter", "ip-adapter apply", "ipadapter advanced"],
+            search_aliases=[
+                "ipadapter",
+                "ip-adapter apply",
+                "ipadapter advanced",
+                "faceid",
+                "lambda",
+                "personalize",
+                "style transfer",
+            ],
             inputs=[
-                io.Model.Input("model"),
-                MultiIPAdapterSocket.Input("adapter"),
-                ReferenceEmbedsSocket.Input("references"),
+                io.Model.Input(
+                    "model",
+                    tooltip="Checkpoint of the adapter's family, SD1.x or SDXL; or the model of "
+                    "another 'Apply Multi-IPAdapter', for two subjects.",
+                ),
+                MultiIPAdapterSocket.Input(
+                    "adapter", tooltip="The one that the references were encoded with."
+                ),
+                ReferenceEmbedsSocket.Input(
+                    "references",
+                    tooltip="From 'Encode Reference Images' or 'Load References'.",
+                ),
                 io.Float.Input(
                     "weight",
                     default=1.0,
@@ -113,7 +132,7 @@ class ApplyMultiIPAdapter(io.ComfyNode):
                     "embedding. Other adapters ignore it.",
                 ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="To KSampler, in place of the model that came in.")],
         )
 
     @classmethod
@@ -148,7 +167,7 @@ class ApplyMultiIPAdapter(io.ComfyNode):
         region = None if mask is None else RegionMask(_masks(mask))
         scales = [weight * share if weight else share for share in shares]
         patched = add_to_model(model, sites, key_values, scales, router, region)
-        if weight:
+        if weight and any(shares):
             add_lora(patched, adapter.adapter.lora, lora_weight, adapter.identity)
         return io.NodeOutput(patched)
 
@@ -156,6 +175,8 @@ class ApplyMultiIPAdapter(io.ComfyNode):
 def check_features(adapter: LoadedAdapter, references: ReferenceEmbeds) -> None:
     """The references must have been encoded by the encoder that this adapter needs."""
     projection = adapter.config.projection
+    if FACE in projection.inputs and references.recogniser:
+        warn_of_recogniser(adapter, references.recogniser)
     for name, expected in projection.widths.items():
         found = references.features.get(name)
         if found is None or found.shape[-1] != expected:

@@ -60,7 +60,9 @@ class ClassWord(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="word"),
+                io.String.Output(
+                    display_name="word", tooltip="The word that fits best, for the prompt."
+                ),
                 io.String.Output(
                     display_name="scores", tooltip="All words with their similarity, best first."
                 ),

@@ -75,7 +75,7 @@ class ReferenceDataset(io.ComfyNode):
             category=CATEGORY,
             description="Pictures grouped by identity, to train on: a folder with one folder for "
             "each identity, CelebA, a JSON manifest or parquet files.",
-            search_aliases=["training dataset", "celeba", "ipadapter training"],
+            search_aliases=["training dataset", "celeba", "ipadapter training", "image folder"],
             inputs=[
                 io.String.Input(
                     "dataset",
@@ -105,8 +105,14 @@ class ReferenceDataset(io.ComfyNode):
                 ),
             ],
             outputs=[
-                ReferenceDatasetSocket.Output(display_name="dataset"),
-                io.String.Output(display_name="report"),
+                ReferenceDatasetSocket.Output(
+                    display_name="dataset",
+                    tooltip="For 'Train Multi-IPAdapter' and 'Sweep Multi-IPAdapter'.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Identities, pictures, what was left out and why, cache size.",
+                ),
             ],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],

@@ -26,6 +26,7 @@ class DemoModels(io.ComfyNode):
             category=CATEGORY,
             description="Tiny models with random weights in the classes of SD1.x, to see the whole "
             "graph run in seconds. They draw textures, not pictures.",
+            search_aliases=["ipadapter demo", "test models", "example models"],
             inputs=[
                 io.Int.Input(
                     "seed",
@@ -39,11 +40,13 @@ class DemoModels(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(),
-                io.Clip.Output(),
-                io.Vae.Output(),
-                io.ClipVision.Output(),
-                MultiIPAdapterSocket.Output(display_name="adapter"),
+                io.Model.Output(tooltip="UNet of SD1.x's layout."),
+                io.Clip.Output(tooltip="Text encoder of the demo."),
+                io.Vae.Output(tooltip="Autoencoder of the demo."),
+                io.ClipVision.Output(tooltip="Image encoder of the demo's adapter."),
+                MultiIPAdapterSocket.Output(
+                    display_name="adapter", tooltip="Adapter for this UNet and image encoder."
+                ),
             ],
             is_experimental=True,
         )

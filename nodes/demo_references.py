@@ -47,9 +47,15 @@ class DemoReferences(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="references"),
-                io.Image.Output(display_name="truth"),
-                io.String.Output(display_name="caption"),
+                io.Image.Output(
+                    display_name="references", tooltip="For 'Encode Reference Images', one batch."
+                ),
+                io.Image.Output(
+                    display_name="truth", tooltip="The view of the caption, as it should be."
+                ),
+                io.String.Output(
+                    display_name="caption", tooltip="Prompt: describes the view, not the person."
+                ),
             ],
             is_experimental=True,
         )

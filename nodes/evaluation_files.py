@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -55,14 +56,15 @@ def find_pictures(name: str, what: str) -> Path:
 
 
 def changed_below(path: Path) -> str:
-    """Number of the files below a folder, and when the newest was changed."""
-    count, newest = 0, 0
+    """Another text when a file below a folder was added, removed, renamed or changed."""
+    found = []
     for folder, _, files in os.walk(path):
-        for file in files:
+        for name in files:
+            file = os.path.join(folder, name)
             with suppress(OSError):
-                newest = max(newest, os.stat(os.path.join(folder, file)).st_mtime_ns)
-            count += 1
-    return f"{count} {newest}"
+                state = os.stat(file)
+                found.append((os.path.relpath(file, path), state.st_size, state.st_mtime_ns))
+    return hashlib.sha256(repr(sorted(found)).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def metric_folders() -> list[Path]:

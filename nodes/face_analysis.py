@@ -64,22 +64,36 @@ def load_analyser(name: str) -> FaceAnalyser:
     """
     if name == MEDIAPIPE:
         return load_mediapipe()
-    there = packs()
     if name == AUTO:
-        return _automatic(there)
+        return _automatic()
+    there = packs()
     if name not in there:
         raise MissingPackError(_missing(name))
     return load_pack(there[name], comfy.model_management.get_torch_device())
 
 
-def _automatic(there: dict[str, Path]) -> FaceAnalyser:
-    failed: Exception = MissingPackError(_missing(next(iter(PACKS))))
-    if there:
+def load_first_pack() -> FaceAnalyser:
+    """The first pack that is there; other models' folders beside it are passed over.
+
+    Raises:
+        MissingPackError: there is none; says what is expected where.
+        MissingPackageError: as the loader.
+        ValueError: the files of a published pack are damaged.
+    """
+    for name, folder in packs().items():
         try:
-            folder = next(iter(there.values()))
             return load_pack(folder, comfy.model_management.get_torch_device())
-        except MissingPackageError as error:
-            failed = error
+        except (MissingPackError, ValueError):
+            if name in PACKS:
+                raise
+    raise MissingPackError(_missing(next(iter(PACKS))))
+
+
+def _automatic() -> FaceAnalyser:
+    try:
+        return load_first_pack()
+    except (MissingPackError, MissingPackageError) as error:
+        failed = error
     try:
         return load_mediapipe()
     except MissingMediaPipeError as error:
@@ -119,7 +133,12 @@ class LoadFaceAnalysis(io.ComfyNode):
                     "buffalo_l, InstantID antelopev2.",
                 )
             ],
-            outputs=[FaceAnalysisSocket.Output(display_name="face_analysis")],
+            outputs=[
+                FaceAnalysisSocket.Output(
+                    display_name="face_analysis",
+                    tooltip="For 'Prepare Faces', 'Encode Reference Images' and training.",
+                )
+            ],
         )
 
     @classmethod

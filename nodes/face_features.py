@@ -25,11 +25,13 @@ log = logging.getLogger("MultiIPAdapter")
 FACE_EMBEDDINGS = ("each", "mean", "quality-weighted mean")
 _FACEID, _INSTANTID = "w600k_r50", "glintr100"  # recognisers of buffalo_l and antelopev2
 _SEEN = 112  # pixels: the side of what a recogniser sees
+_CROP = 224  # pixels: the side of the aligned face that FaceID-Plus was trained on, SDXL's too
+_MIDDLE = 0.25  # of a face's size: so far from the middle it still is where Prepare Faces puts it
 _SHOWN = 5
 
 
 class FaceFeatures(NamedTuple):
-    """Of the largest face of each of N pictures.
+    """Of the face of each of N pictures (`main_face`).
 
     embeds: the recogniser's output, float32 [N, D].
     crops: the aligned face in 0..1, float32 [N, size, size, 3]; None where not asked for.
@@ -63,15 +65,19 @@ def check_analyser(analyser: FaceAnalyser, adapter: LoadedAdapter) -> None:
         ValueError: it has no recogniser.
     """
     check_recogniser(analyser)
+    warn_of_recogniser(adapter, analyser.recogniser)
+
+
+def warn_of_recogniser(adapter: LoadedAdapter, recogniser: str) -> None:
+    """Say so, if face embeddings are not of the adapter's recogniser."""
     wanted = _recognisers(adapter)
-    if analyser.recogniser not in wanted:
+    if recogniser not in wanted:
         log.warning(
-            "%s reads faces of the recogniser %s; got %s (%s), whose embeddings mean something "
-            "else. The pictures will hardly resemble the person.",
+            "%s reads faces of the recogniser %s; got %s, whose embeddings mean something else. "
+            "The pictures will hardly resemble the person. Encode them with the other pack.",
             adapter.name,
             " or ".join(wanted),
-            analyser.recogniser,
-            analyser.name,
+            recogniser,
         )
 
 
@@ -111,7 +117,7 @@ def encode_faces(
             f"Got face_embeddings {how!r}; expected one of {', '.join(FACE_EMBEDDINGS)}."
         )
     reads_crops = HIDDEN in projection.inputs
-    found = read_faces(analyser, images, crop_size(projection) if reads_crops else 0)
+    found = read_faces(analyser, images, _CROP if reads_crops else 0)
     width = projection.widths[FACE]
     if found.embeds.shape[1] != width:
         raise ValueError(
@@ -122,19 +128,15 @@ def encode_faces(
     if reads_crops:
         features |= encode(clip_vision, {"faces": found.crops}, "crop", (HIDDEN,), False)
         null |= encode_null(clip_vision, (HIDDEN,))
-    references = ReferenceEmbeds(features, null, weights)
+    references = ReferenceEmbeds(features, null, weights, analyser.recogniser)
     if how == "each":
         return references
-    return average_face(references, weights if how == "mean" else weights * found.quality)
-
-
-def crop_size(projection: ProjectionConfig) -> int:
-    """Side of the aligned face that the image encoder sees, in pixels: SDXL's shows more."""
-    return 256 if projection.output_dim == 2048 else 224
+    shares = weights if how == "mean" else weights * found.quality
+    return average_face(references, shares, found.quality)
 
 
 def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int = 0) -> FaceFeatures:
-    """Find the largest face of each picture.
+    """Find the face of each picture (`main_face`).
 
     Args:
         size: side of the aligned crops; 0: none.
@@ -148,7 +150,7 @@ def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int =
     for name, i in places:
         comfy.model_management.throw_exception_if_processing_interrupted()
         picture = to_bytes(images[name][i])
-        face = largest_face(analyser, picture)
+        face = main_face(analyser, picture)
         if face is None:
             without.append(f"{name}, picture {i + 1} of {len(images[name])}")
         else:
@@ -161,14 +163,15 @@ def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int =
         more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
         raise ValueError(
             f"Found no face in {'; '.join(without[:_SHOWN])}{more}. This adapter reads faces: "
-            "disconnect these pictures, or pass all through Prepare Faces, which drops them."
+            "disconnect these pictures, or pass all, uncut, through Prepare Faces with crop = "
+            "loose, which drops them."
         )
     pixels = torch.stack(crops).float() / 255 if size else None
     return FaceFeatures(torch.stack(embeds), pixels, torch.tensor(quality).clamp(min=1e-6))
 
 
 def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
-    """Training pictures uint8 [b, H, W, 3] -> embeddings of their largest faces [b, D].
+    """Training pictures uint8 [b, H, W, 3] -> embeddings of their faces (`main_face`) [b, D].
 
     Raises:
         UnusablePicturesError: some show no face.
@@ -176,7 +179,7 @@ def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
     embeds, without = [], {}
     for i, picture in enumerate(pictures.cpu().numpy()):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        face = largest_face(analyser, picture)
+        face = main_face(analyser, picture)
         if face is None:
             without[i] = "no face was found in it."
         else:
@@ -186,9 +189,32 @@ def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
     return torch.stack(embeds)
 
 
-def largest_face(analyser: FaceAnalyser, picture: np.ndarray) -> Face | None:
-    """Of a picture uint8 [H, W, 3]; None where there is no face."""
-    return max(analyser.detect(picture), key=lambda face: face.size, default=None)
+def main_face(analyser: FaceAnalyser, picture: np.ndarray) -> Face | None:
+    """The face that a picture uint8 [H, W, 3] is of; None where there is none.
+
+    The one in the very middle of a square, as Prepare Faces cuts it out, even if a neighbour is
+    larger; otherwise the largest. Faces that fill the picture are looked for with a border around.
+    """
+    faces = analyser.detect(picture) or _detect_with_border(analyser, picture)
+    height, width = picture.shape[:2]
+    for face in sorted(faces, key=lambda face: _from_middle(face, width)):
+        if height == width and _from_middle(face, width) < _MIDDLE * face.size:
+            return face
+    return max(faces, key=lambda face: face.size, default=None)
+
+
+def _from_middle(face: Face, side: int) -> float:
+    """Distance in pixels, along the axis that it is larger on."""
+    return float(np.abs((face.box[:2] + face.box[2:] - side) / 2).max())
+
+
+def _detect_with_border(analyser: FaceAnalyser, picture: np.ndarray) -> list[Face]:
+    border = max(picture.shape[:2]) // 2
+    wide = np.pad(picture, ((border, border), (border, border), (0, 0)))
+    return [
+        Face(face.box - border, face.landmarks - border, face.score)
+        for face in analyser.detect(wide)
+    ]
 
 
 def embedding(analyser: FaceAnalyser, picture: np.ndarray, face: Face) -> Tensor:
@@ -207,8 +233,13 @@ def embedding(analyser: FaceAnalyser, picture: np.ndarray, face: Face) -> Tensor
 
 
 def aligned_face(picture: np.ndarray, face: Face, size: int) -> np.ndarray:
-    """What FaceID-Plus was trained on: insightface's aligned crop, uint8 [size, size, 3]."""
-    return warp(picture, aligned_transform(face, size), size, smooth=False)
+    """What FaceID-Plus was trained on: insightface's aligned crop, uint8 [size, size, 3].
+
+    A black border goes on beyond the picture, as there; `warp` alone repeats the picture's own.
+    """
+    framed = np.pad(picture, ((1, 1), (1, 1), (0, 0)))
+    moved = Face(face.box + 1, face.landmarks + 1, face.score)
+    return warp(framed, aligned_transform(moved, size), size, smooth=False)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:

@@ -25,7 +25,7 @@ class LoadMultiIPAdapter(io.ComfyNode):
             display_name="Load Multi-IPAdapter",
             category=CATEGORY,
             description="Loads an IP-Adapter file of any public family, or one trained here.",
-            search_aliases=["ipadapter", "ip-adapter", "load ip adapter"],
+            search_aliases=["ipadapter", "ip-adapter", "load ip adapter", "faceid", "instantid"],
             inputs=[
                 io.Combo.Input(
                     "ipadapter_file",
@@ -41,7 +41,12 @@ class LoadMultiIPAdapter(io.ComfyNode):
                     "goes by 'plusv2' in the file name. Other files ignore it.",
                 ),
             ],
-            outputs=[MultiIPAdapterSocket.Output(display_name="adapter")],
+            outputs=[
+                MultiIPAdapterSocket.Output(
+                    display_name="adapter",
+                    tooltip="For 'Encode Reference Images' and 'Apply Multi-IPAdapter'.",
+                )
+            ],
         )
 
     @classmethod

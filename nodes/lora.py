@@ -13,6 +13,7 @@ from torch import nn
 from ..models.lora import Lora
 
 _PREFIX = "diffusion_model."
+_ADDED = "multi_ipadapter_lora"  # attachment: strength by identity of what was added
 _PARTS = ("input_blocks", "output_blocks", "middle_block")  # the files' order
 
 
@@ -21,6 +22,9 @@ def add_lora(
 ) -> None:
     """Patch `model`, which must be a clone of the caller's own: W + strength up @ down.
 
+    A LoRA that is there already (two people, one file) is not added again: its larger strength
+    counts.
+
     Args:
         identity: of `lora`, so that the same patches on the same model are known as such, and a
             new lambda does not make ComfyUI patch all weights again.
@@ -28,7 +32,9 @@ def add_lora(
     Raises:
         ValueError: a matrix of the LoRA does not fit its place.
     """
-    if not lora or strength == 0:
+    added = model.attachments.get(_ADDED, {})
+    there = added.get(identity, 0.0)
+    if not lora or abs(strength) <= abs(there):
         return
     places = weight_names(model.model.diffusion_model)
     shapes = {name: tuple(x.shape) for name, x in model.model.state_dict().items()}
@@ -45,8 +51,9 @@ def add_lora(
         tensors[f"{number}.{name}.lora_down.weight"] = down
     wanted = {f"{number}.{name}": places[number, name] for number, name in lora}
     before = model.patches_uuid
-    model.add_patches(comfy.lora.load_lora(tensors, wanted), strength)
+    model.add_patches(comfy.lora.load_lora(tensors, wanted), strength - there)
     model.patches_uuid = uuid.uuid5(before, f"{identity} {strength!r}")
+    model.attachments[_ADDED] = added | {identity: strength}  # clones share the other one
 
 
 def weight_names(unet: UNetModel) -> dict[tuple[int, str], str]:

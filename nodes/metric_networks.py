@@ -18,11 +18,13 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..evaluation.encoders import vision_fingerprint
-from ..evaluation.loading import CLIPS, DINOS, LPIPS, load_networks
+from ..evaluation.loading import CLIPS, DINOS, FACE_ROLES, LPIPS, load_networks, roles_of
 from ..evaluation.networks.precision import in_full_precision
 from ..evaluation.pictures import TensorSource
 from ..evaluation.plan import METRICS
+from ..faces.insight import MissingPackageError, MissingPackError
 from .evaluation_files import metric_folders
+from .face_analysis import load_first_pack
 
 CONNECTED = "connected clip_vision"
 CLIP_CHOICES = [*CLIPS, CONNECTED]
@@ -130,6 +132,7 @@ def metric_networks(
     networks: dict[str, Any] = {}
     try:
         with torch.inference_mode(False), torch.no_grad():
+            given |= _faces(roles_of(metrics), device)
             networks |= load_networks(
                 metrics,
                 metric_folders(),
@@ -143,6 +146,27 @@ def metric_networks(
         networks.clear()  # whoever holds the mapping holds no network
         gc.collect()
         comfy.model_management.soft_empty_cache()
+
+
+def _faces(roles: set[str], device: torch.device) -> dict[str, Any]:
+    """What the face nodes find and recognise faces with; nothing: files in models/metrics may.
+
+    Raises:
+        MissingPackageError: a pack is there, but not what runs it, and no metric can do without.
+        ValueError: the pack is damaged.
+    """
+    if not roles & FACE_ROLES:
+        return {}
+    from ..evaluation.networks.face import Face
+
+    try:
+        return {"face": Face(load_first_pack(), device)}
+    except MissingPackError:
+        return {}
+    except MissingPackageError:
+        if "face" in roles:
+            raise
+        return {}
 
 
 def _is_connected(choice: str | None, clip_vision: Any, metrics: Sequence[str]) -> bool:

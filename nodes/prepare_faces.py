@@ -12,10 +12,10 @@ from comfy_api.v0_0_2 import io, ui
 from ..evaluation.pictures import FolderSource, Source, TensorSource
 from ..faces.align import CROPS, MARGIN
 from ..faces.analysis import FaceAnalyser
-from ..faces.prepare import prepare
+from ..faces.prepare import Load, prepare
 from ..faces.results import ORDERS, WHO, Prepared, Settings
 from ..training.images import BadPictureError
-from ..training.records import Skipped, printable
+from ..training.records import printable
 from .evaluate import cancelled
 from .evaluation_files import changed_below, find_pictures
 from .face_sheet import face_sheet
@@ -44,10 +44,24 @@ class PrepareFaces(io.ComfyNode):
             description="From a handful or a folder of pictures to the best faces of one person: "
             "drops pictures without the face and near-duplicates, cuts the faces out, best first, "
             "and says for each picture what was done.",
-            search_aliases=["face crop", "prep image for insightface", "face align", "portrait"],
+            search_aliases=[
+                "face crop",
+                "prep image for insightface",
+                "face align",
+                "faceid",
+                "portrait",
+            ],
             inputs=[
-                FaceAnalysisSocket.Input("face_analysis"),
-                io.Autogrow.Input("images", template=images),
+                FaceAnalysisSocket.Input(
+                    "face_analysis",
+                    tooltip="From 'Load Face Analysis'. who = majority needs a recogniser.",
+                ),
+                io.Autogrow.Input(
+                    "images",
+                    template=images,
+                    tooltip="Pictures of the person, others in them too. Connect one, and the next "
+                    "input appears; each may hold a batch.",
+                ),
                 io.String.Input(
                     "folder",
                     default="",
@@ -128,7 +142,9 @@ class PrepareFaces(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="faces"),
+                io.Image.Output(
+                    display_name="faces", tooltip="One batch, all of the same size, best first."
+                ),
                 io.Mask.Output(
                     display_name="masks",
                     tooltip="1 on the face; 0 around it and on repeated border.",
@@ -141,7 +157,9 @@ class PrepareFaces(io.ComfyNode):
                 io.Image.Output(
                     display_name="sheet", tooltip="All pictures, and what was done with each."
                 ),
-                io.String.Output(display_name="report"),
+                io.String.Output(
+                    display_name="report", tooltip="What was done with each picture, and why."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -171,15 +189,7 @@ class PrepareFaces(io.ComfyNode):
         drop_duplicates: bool = True,
     ) -> io.NodeOutput:
         settings = Settings(size, crop, margin, who, index, at_least, keep, order, drop_duplicates)
-        sources = _sources(images, folder)
-        pictures = [
-            (source.name(number), partial(_pixels, source, number))
-            for source in sources
-            for number in range(len(source))
-        ]
-        pictures += [
-            (printable(s.path), partial(_refuse, s)) for source in sources for s in source.skipped
-        ]
+        pictures = _pictures(images, folder)
         bar = comfy.utils.ProgressBar(len(pictures))
         prepared = prepare(
             pictures,
@@ -193,18 +203,35 @@ class PrepareFaces(io.ComfyNode):
         return _outputs(prepared, sheet, ui.PreviewImage(sheet, cls=cls))
 
 
-def _sources(images: dict, folder: str) -> list[Source]:
-    """The images, then the folder.
+def _pictures(images: dict, folder: str) -> list[tuple[str, Load]]:
+    """The images, then those of the folder, then its files that are not opened.
 
     Raises:
-        ValueError: neither is given, or the folder is not there.
+        ValueError: there are none, or the folder is not there.
     """
-    sources: list[Source] = [TensorSource(list(images.values()))] if images else []
+    pictures = [picture for slot, batch in images.items() for picture in _connected(slot, batch)]
     if folder.strip():
-        sources.append(FolderSource(find_pictures(folder.strip(), "folder")))
-    if not sources:
-        raise ValueError("Got no pictures. Connect images, or give the name of a folder.")
-    return sources
+        source = FolderSource(find_pictures(folder.strip(), "folder"), may_be_empty=True)
+        pictures += _of(source)
+        pictures += [(printable(s.path), partial(_refuse, s.reason)) for s in source.skipped]
+    if not pictures:
+        where = f" in the folder {folder.strip()!r}" if folder.strip() else ""
+        raise ValueError(f"Got no pictures{where}. Connect images, or give the name of a folder.")
+    return pictures
+
+
+def _connected(slot: str, batch: torch.Tensor) -> list[tuple[str, Load]]:
+    """Of an input; one that is no IMAGE counts as a picture that cannot be read."""
+    several = len(batch) > 1
+    names = [f"{slot}, picture {i + 1}" if several else slot for i in range(len(batch))]
+    try:
+        return _of(TensorSource(batch, slot, names))
+    except ValueError as error:
+        return [(slot, partial(_refuse, str(error)))]
+
+
+def _of(source: Source) -> list[tuple[str, Load]]:
+    return [(source.name(n), partial(_pixels, source, n)) for n in range(len(source))]
 
 
 def _pixels(source: Source, number: int) -> np.ndarray:
@@ -212,9 +239,9 @@ def _pixels(source: Source, number: int) -> np.ndarray:
     return source.load(number).pixels.permute(1, 2, 0).contiguous().numpy()
 
 
-def _refuse(skipped: Skipped) -> np.ndarray:
-    """A file that is not opened, such as a HEIC picture, counts as one that cannot be read."""
-    raise BadPictureError(skipped.reason)
+def _refuse(reason: str) -> np.ndarray:
+    """What is not opened, such as a HEIC picture, counts as a picture that cannot be read."""
+    raise BadPictureError(reason)
 
 
 def _outputs(prepared: Prepared, sheet: torch.Tensor, preview: ui.PreviewImage) -> io.NodeOutput:

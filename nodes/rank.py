@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from comfy_api.v0_0_2 import io, ui
@@ -28,6 +28,7 @@ from .training_progress import to_image
 
 MIX, WEIGHTS = "mix", "identity: 1, aesthetic: 0.5, text_alignment: 0.5"
 Scores = list[float | None]  # one for each picture; None: it has none
+_LEAST_SPREAD = 0.01
 ORDERS = ("best first", "as they came")
 
 
@@ -44,7 +45,7 @@ class RankPictures(io.ComfyNode):
             "pictures. Networks are read from models/metrics; nothing is downloaded.",
             search_aliases=["best of n", "aesthetic score", "sort images", "pick best"],
             inputs=[
-                io.Image.Input("images"),
+                io.Image.Input("images", tooltip="Pictures to choose from, as one batch."),
                 io.Combo.Input(
                     "metric",
                     options=[*PER_IMAGE, MIX],
@@ -89,8 +90,10 @@ class RankPictures(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images"),
-                io.Latent.Output(display_name="latents"),
+                io.Image.Output(display_name="images", tooltip="Those that are kept."),
+                io.Latent.Output(
+                    display_name="latents", tooltip="Of the kept images; nothing if none came in."
+                ),
                 io.Int.Output(
                     display_name="indices",
                     is_output_list=True,
@@ -184,8 +187,14 @@ def scores_of(
         measured(["lpips"], reference[None].expand(count, -1, -1, -1))[0]
         for reference in references
     ]
-    found["lpips"] = [sum(each) / len(each) for each in zip(*distances, strict=True)]
+    found["lpips"] = [_mean(each) for each in zip(*distances, strict=True)]
     return found
+
+
+def _mean(scores: Iterable[float | None]) -> float | None:
+    """Of those that are known; None: none is."""
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None
 
 
 def parse_mix(text: str) -> dict[str, float]:
@@ -215,7 +224,8 @@ def parse_mix(text: str) -> dict[str, float]:
 def mixed(found: Mapping[str, Scores], shares: Mapping[str, float]) -> Scores:
     """Weighted mean of the metrics in standard scores over the batch, higher is better.
 
-    A picture that one of the metrics has no value for has none.
+    A picture that one of the metrics has no value for has none. Scores that hardly differ count
+    hardly: the spread is at least a hundredth of the largest.
     """
     count = len(next(iter(found.values())))
     total = [0.0] * count
@@ -225,6 +235,7 @@ def mixed(found: Mapping[str, Scores], shares: Mapping[str, float]) -> Scores:
         missing |= {i for i, score in enumerate(scores) if score is None}
         mean = sum(known) / max(1, len(known))
         spread = (sum((x - mean) ** 2 for x in known) / max(1, len(known))) ** 0.5
+        spread = max(spread, _LEAST_SPREAD * max(map(abs, known), default=0.0))
         sign = -1 if metric in LOWER_IS_BETTER else 1
         for i, score in enumerate(scores):
             if score is not None and spread:

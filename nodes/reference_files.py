@@ -40,8 +40,11 @@ class SaveReferences(io.ComfyNode):
             category=CATEGORY,
             description="Writes encoded references to output/references, to be used again "
             "without the pictures.",
+            search_aliases=["save identity", "save ipadapter embeds", "reference file"],
             inputs=[
-                ReferenceEmbedsSocket.Input("references"),
+                ReferenceEmbedsSocket.Input(
+                    "references", tooltip="From 'Encode Reference Images'."
+                ),
                 io.String.Input("name", default="identity", tooltip="File name without folder."),
                 io.Boolean.Input(
                     "overwrite",
@@ -50,7 +53,11 @@ class SaveReferences(io.ComfyNode):
                     tooltip="Replace a file of this name; otherwise a number is added.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="references_file")],
+            outputs=[
+                io.String.Output(
+                    display_name="references_file", tooltip="Name of the file that was written."
+                )
+            ],
             is_output_node=True,
         )
 
@@ -73,6 +80,7 @@ class LoadReferences(io.ComfyNode):
             display_name="Load References",
             category=CATEGORY,
             description="Reads references that 'Save References' wrote.",
+            search_aliases=["load identity", "load ipadapter embeds", "reference file"],
             inputs=[
                 io.Combo.Input(
                     "references_file",
@@ -80,7 +88,12 @@ class LoadReferences(io.ComfyNode):
                     tooltip="File in output/references.",
                 )
             ],
-            outputs=[ReferenceEmbedsSocket.Output(display_name="references")],
+            outputs=[
+                ReferenceEmbedsSocket.Output(
+                    display_name="references",
+                    tooltip="For 'Apply Multi-IPAdapter', with an adapter of the same encoder.",
+                )
+            ],
         )
 
     @classmethod

@@ -43,7 +43,7 @@ class ScorePairs(io.ComfyNode):
             "features (higher is more alike), or LPIPS distance (lower is more alike).",
             search_aliases=["similarity", "LPIPS", "CLIP similarity", "face similarity"],
             inputs=[
-                io.Image.Input("images"),
+                io.Image.Input("images", tooltip="Pictures to be scored."),
                 io.Image.Input(
                     "others", tooltip="As many as images, or one that all are compared with."
                 ),
@@ -62,7 +62,7 @@ class ScorePairs(io.ComfyNode):
                     is_output_list=True,
                     tooltip="Of every pair; NaN where a picture shows no face.",
                 ),
-                io.String.Output(display_name="text"),
+                io.String.Output(display_name="text", tooltip="The mean, and each pair."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,

@@ -45,12 +45,12 @@ def check_images(images: Mapping[str, Tensor]) -> None:
 
 
 def check_encoder(
-    clip_vision: comfy.clip_vision.ClipVisionModel, projection: ProjectionConfig
+    clip_vision: comfy.clip_vision.ClipVisionModel | None, projection: ProjectionConfig
 ) -> None:
     """Compare the encoder's widths with those that the adapter was trained on.
 
     Raises:
-        ValueError: another encoder is needed, or a face analyser.
+        ValueError: another encoder is needed, one where there is none, or a face analyser.
     """
     if FACE in projection.inputs:
         raise ValueError(
@@ -62,16 +62,22 @@ def check_encoder(
 
 
 def check_widths(
-    clip_vision: comfy.clip_vision.ClipVisionModel, projection: ProjectionConfig
+    clip_vision: comfy.clip_vision.ClipVisionModel | None, projection: ProjectionConfig
 ) -> None:
     """As `check_encoder`, for an adapter that may read face embeddings besides."""
     feature = "pooled" if projection.kind == "linear" else "hidden"
+    needed = f"The adapter needs the image encoder {encoder_name(feature, projection.input_dim)}"
+    if clip_vision is None:
+        raise ValueError(
+            f"{needed}; got none. Connect Load CLIP Vision, with that file from "
+            "models/clip_vision, to clip_vision."
+        )
     widths = clip_vision.config
     width = widths.get("projection_dim" if feature == "pooled" else "hidden_size")
     if width != projection.input_dim:
         raise ValueError(
-            f"The adapter needs the image encoder {encoder_name(feature, projection.input_dim)}; "
-            f"got {encoder_name(feature, width)}. Load the right file from models/clip_vision."
+            f"{needed}; got {encoder_name(feature, width)}. Load the right file from "
+            "models/clip_vision."
         )
 
 

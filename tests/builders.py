@@ -58,7 +58,9 @@ def make_images(count: int, seed: int = 0, size: tuple[int, int] = (64, 80)):
 
 def encode(adapter, clip_vision, images, weights: str = "", fit: str = "crop"):
     """REFERENCE_EMBEDS by the node."""
-    return EncodeReferenceImages.execute(adapter, clip_vision, images, weights, fit).args[0]
+    return EncodeReferenceImages.execute(
+        adapter, clip_vision, reference_images=images, reference_weights=weights, fit=fit
+    ).args[0]
 
 
 def apply(model, adapter, references, **options):

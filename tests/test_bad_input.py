@@ -40,8 +40,10 @@ def references(adapter, clip_vision):
     return encode(adapter, clip_vision, make_images(3))
 
 
-def execute_encode(adapter, clip_vision, images, *options):
-    return EncodeReferenceImages.execute(adapter, clip_vision, images, *options)
+def execute_encode(adapter, clip_vision, images, weights="", fit="crop"):
+    return EncodeReferenceImages.execute(
+        adapter, clip_vision, reference_images=images, reference_weights=weights, fit=fit
+    )
 
 
 # ---- Apply: the model is as it was, and works ------------------------------------------------
@@ -246,6 +248,12 @@ def test_images_that_cannot_be_encoded(adapter, clip_vision, image, says):
     images = make_images(1) | {"reference_image_7": image}
     message = refusal(execute_encode, adapter, clip_vision, images)
     assert_says(message, "reference_image_7", *says)
+
+
+@pytest.mark.parametrize("projection", [LINEAR, PLUS], ids=["base", "plus"])
+def test_no_image_encoder(sd15, projection):
+    message = refusal(execute_encode, make_adapter(sd15, projection), None, make_images(1))
+    assert_says(message, "needs the image encoder", "got none", "Connect Load CLIP Vision")
 
 
 def test_no_reference_at_all(adapter, clip_vision):

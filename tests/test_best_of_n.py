@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import folder_paths
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import CLIPModel
 
 from multi_ipadapter.nodes.class_word import ClassWord, rank_words, sentences_of
+from multi_ipadapter.nodes.evaluate import EvaluatePictures
 from multi_ipadapter.nodes.metric_networks import metric_networks, pixels_of
 from multi_ipadapter.nodes.rank import RankPictures, mixed, parse_mix, scores_of
+from multi_ipadapter.nodes.score import ScorePairs
 
+from .face_graphs import paint, write_pack
 from .network_files import randomise
 from .test_evaluation_nodes import batch
+from .test_faces_prepare import FRONT, OTHER, SHAPES, embeddings, scene
 from .test_transformer_networks import clip_config
 
 
@@ -41,6 +46,13 @@ def test_in_a_mix_a_distance_counts_downwards_and_a_constant_not_at_all():
     assert mixed({"lpips": [0.1, 0.9]}, {"lpips": 1.0}) == pytest.approx([1, -1])
     found = {"lpips": [0.1, 0.9], "dino": [0.5, 0.5]}
     assert mixed(found, {"lpips": 1.0, "dino": 1.0}) == pytest.approx([0.5, -0.5])
+
+
+def test_what_hardly_differs_counts_hardly_in_a_mix():
+    found = {"identity": [0.80001, 0.8], "aesthetic": [3.0, 7.0]}
+    scores = mixed(found, {"identity": 5.0, "aesthetic": 1.0})
+    assert scores[1] > scores[0]
+    assert mixed({"dino": [0.0, 0.0]}, {"dino": 1.0}) == [0, 0]
 
 
 def test_without_a_face_a_picture_is_left_out_of_a_mix():
@@ -73,6 +85,13 @@ def test_lpips_without_targets_is_the_mean_distance_to_the_references():
 
     found = scores_of(["lpips", "dino"], measured, references, None, 3)
     assert found == {"dino": [7.0, 8.0, 9.0], "lpips": [0.5, 1.5, 2.5]}
+
+    def partly(metrics, targets):  # pairs that cannot be compared have none
+        first = float(targets[0, 0, 0, 0]) == 0
+        return [[0.4 if first else None, 0.2 if first else 0.6, None]]
+
+    found = scores_of(["lpips"], partly, references, None, 3)
+    assert found == {"lpips": [0.4, pytest.approx(0.4), None]}
     assert scores_of(["lpips"], measured, references, references[:1].expand(3, -1, -1, -1), 3) == {
         "lpips": [0.0, 1.0, 2.0]
     }
@@ -95,6 +114,45 @@ def test_a_mix_ranks_pictures_and_takes_their_latents_along(metrics):
     ).args
     single = RankPictures.execute(images, "text_alignment", **inputs).args
     assert other[2] == single[2]
+
+
+def test_identity_reads_the_pack_that_the_face_nodes_read(base):
+    """In models/insightface, nothing in models/metrics."""
+    write_pack(base / "models" / "insightface" / "models" / "buffalo_l", SHAPES, embeddings())
+    drawn = [scene(1, (64, 64, FRONT, OTHER)), scene(2), *_of_one_person(3, 4)]
+    inputs = {"references": _images(*_of_one_person(5, 6)), "keep": 2}
+    kept, _, indices, scores, _ = RankPictures.execute(_images(*drawn), "identity", **inputs).args
+    assert sorted(indices) == [2, 3] and min(scores) > 0.3
+    assert torch.equal(kept, _images(*drawn)[indices])
+
+
+def test_identity_finds_close_ups_and_packs_wherever_the_face_nodes_do(base):
+    """A nested antelopev2; a face that fills the picture, found at 128 pixels only."""
+    names = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")
+    nested = base / "models" / "insightface" / "antelopev2" / "antelopev2"
+    write_pack(nested, SHAPES, embeddings(), names)
+    close = scene(1)
+    paint(close, 32, 32, SHAPES[FRONT], FRONT, 1, zoom=5)
+    close[160:320, np.arange(640) % 5 != 2, 0] = 0  # red for 128 pixels' eyes only
+    drawn = [scene(2, (64, 64, FRONT, OTHER)), close]
+    inputs = {"references": _images(*_of_one_person(5, 6)), "keep": 1}
+    _, _, indices, scores, _ = RankPictures.execute(_images(*drawn), "identity", **inputs).args
+    assert indices == [1] and scores[0] > 0.3
+    pair = ScorePairs.execute(_images(close), _images(scene(3, (64, 64, FRONT, 1))), "identity")
+    assert pair.args[0] == pytest.approx(1, abs=1e-5)
+    generated, references = _images(close), _images(scene(3, (64, 64, FRONT, 1)))
+    report = EvaluatePictures.execute(
+        metrics="identity", generated_images=generated, reference_images=references
+    ).args[0]
+    assert report.points[0].values["identity"].value == pytest.approx(1, abs=1e-5)
+
+
+def _of_one_person(*seeds: int) -> list[np.ndarray]:
+    return [scene(seed, (64, 64, FRONT, seed)) for seed in seeds]
+
+
+def _images(*pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(pictures)).float() / 255
 
 
 # ---- the word ----------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ def test_masks_are_stored_where_the_dataset_has_them(pictures, tmp_path):
         ({"fingerprint": "xyz"}, "another VAE or image encoder"),
         ({"size": 64}, "size: 32 there, 64 now"),
         ({"fit": "pad"}, "fit: crop there, pad now"),
+        ({"recogniser": "glintr100"}, "face recogniser: '' there, 'glintr100' now"),
     ],
 )
 def test_another_cache_is_refused(index, tmp_path, change, message):

@@ -44,7 +44,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(files):
-    return load_face(*files, detection_size=SIZE)
+    return load_face(*files, sizes=(SIZE,))
 
 
 def test_a_face_is_found_aligned_and_embedded(network):
@@ -87,6 +87,7 @@ def test_the_network_says_what_its_embeddings_depend_on(network, files):
     assert network.name == "face-w600k_r50" and network.resize == f"detect-{SIZE}"
     assert network.weights == f"{sha256(files[0])}+{sha256(files[1])}"
     assert network.outputs == {"embedding": 512, "found": 1}
+    assert load_face(*files).resize == "detect-640-128"
 
 
 def test_files_in_each_others_place_are_refused(files):
@@ -121,7 +122,7 @@ def test_missing_and_damaged_files_are_refused(files, tmp_path):
 @pytest.mark.parametrize("size", [0, 31, 100, -32])
 def test_a_detection_size_that_is_no_multiple_of_32_is_refused(size, files):
     with pytest.raises(ValueError, match=f"Got detection size {size}; expected a multiple of 32"):
-        load_face(*files, detection_size=size)
+        load_face(*files, sizes=(640, size))
 
 
 @pytest.mark.parametrize("package", ["insightface", "onnxruntime"])

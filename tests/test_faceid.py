@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from multi_ipadapter.models.projection import ProjectionConfig
 from multi_ipadapter.nodes.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.face_analysis import load_analyser
-from multi_ipadapter.nodes.face_features import aligned_face, crop_size, largest_face, to_bytes
+from multi_ipadapter.nodes.face_features import to_bytes
 from multi_ipadapter.nodes.reference_files import LoadReferences, SaveReferences
 
 from .builders import LINEAR, apply, assert_says, make_adapter, make_images, refusal, sample
@@ -34,8 +34,8 @@ def encode(adapter, clip_vision, images, analyser=ANALYSER, how="each", weights=
     return EncodeReferenceImages.execute(
         adapter,
         clip_vision,
-        images,
-        weights,
+        reference_images=images,
+        reference_weights=weights,
         face_analysis=analyser,
         face_embeddings=how,
         **options,
@@ -76,23 +76,6 @@ def test_the_largest_face_counts(sd15, clip_vision):
     assert F.cosine_similarity(*pair) > 0.999
     other = {"reference_image_0": block_picture((1, 30))}
     assert F.cosine_similarity(pair[0], embeddings(other)) < 0.9
-
-
-@pytest.mark.parametrize("base", ["sd15", "sdxl"])
-def test_the_encoder_sees_the_aligned_face(sd15, clip_vision, base):
-    wide = 2048 if base == "sdxl" else 64
-    size = crop_size(replace(PLUS, output_dim=wide))
-    assert size == {"sd15": 224, "sdxl": 256}[base]
-    images = block_pictures(1, 2)
-    references = encode(make_adapter(sd15, PLUS), clip_vision, images)
-    crops = []
-    for image in images.values():
-        picture = to_bytes(image[0])
-        crops.append(aligned_face(picture, largest_face(ANALYSER, picture), 224))
-    seen = torch.stack([torch.from_numpy(crop) for crop in crops]).float() / 255
-    wanted = clip_vision.encode_image(seen, crop=True)["penultimate_hidden_states"]
-    hidden = references.features["penultimate_hidden_states"]
-    assert hidden.shape[0] == 2 and difference(hidden, wanted) < 1e-5
 
 
 def test_the_null_face_is_zero_and_its_picture_is_zero_after_normalisation(sd15, clip_vision):
@@ -165,6 +148,30 @@ def test_a_mean_has_the_hidden_states_of_the_best_picture(sd15, clip_vision):
     assert torch.equal(mean.features[hidden], each.features[hidden][1:2])
 
 
+@pytest.mark.parametrize("how", ["mean", "quality-weighted mean"])
+def test_of_pictures_that_weigh_alike_the_best_gives_the_hidden_states(sd15, clip_vision, how):
+    adapter = make_adapter(sd15, PLUS)
+    images = {f"reference_image_{i}": block_picture((i, s)) for i, s in enumerate((30, 60, 40))}
+    each = encode(adapter, clip_vision, images)
+    mean = encode(adapter, clip_vision, images, how=how)
+    hidden = "penultimate_hidden_states"
+    assert torch.equal(mean.features[hidden], each.features[hidden][1:2])
+
+
+def test_weights_and_quality_multiply(sd15, clip_vision):
+    """Neither alone would give this mean, nor choose this picture."""
+    adapter, how = make_adapter(sd15, PLUS), "quality-weighted mean"
+    images = {f"reference_image_{i}": block_picture((i, s)) for i, s in enumerate((30, 60, 50))}
+    each = encode(adapter, clip_vision, images)
+    references = encode(adapter, clip_vision, images, how=how, weights="4, 1, 3")
+    unit = F.normalize(embeddings(images), dim=1)
+    mean = (unit * torch.tensor([[4.0 * 30], [1.0 * 60], [3.0 * 50]])).sum(0)
+    found = references.features["face_embeds"][0]
+    assert difference(F.normalize(found, dim=0), F.normalize(mean, dim=0)) < 1e-6
+    hidden = "penultimate_hidden_states"
+    assert torch.equal(references.features[hidden], each.features[hidden][2:])
+
+
 # ---- the whole way ---------------------------------------------------------------------------
 
 
@@ -190,6 +197,7 @@ def test_identity_files_hold_faces(base, sd15, clip_vision, projection):
         assert saved.keys() == loaded.keys() >= {"face_embeds"}
         assert all(torch.equal(saved[name], loaded[name]) for name in saved)
     assert torch.equal(references.weights, back.weights)
+    assert back.recogniser == references.recogniser == "w600k_r50"
 
 
 def test_an_identity_serves_faceid_and_portrait_unnorm(sd15, clip_vision, prompts):
@@ -234,7 +242,7 @@ def test_the_shortcut_is_x_plus_s_times_the_perceiver_s(sd15, clip_vision, scale
 def test_other_adapters_ignore_the_analyser(sd15, clip_vision):
     adapter, images = make_adapter(sd15, LINEAR), make_images(2)
     with_it = encode(adapter, clip_vision, images, how="mean")
-    without = EncodeReferenceImages.execute(adapter, clip_vision, images).args[0]
+    without = EncodeReferenceImages.execute(adapter, clip_vision, reference_images=images).args[0]
     assert set(with_it.features) == set(without.features) == {"image_embeds"}
     assert torch.equal(with_it.features["image_embeds"], without.features["image_embeds"])
 
@@ -272,7 +280,7 @@ def test_pictures_without_a_face_are_named(sd15, clip_vision):
         "Found no face in",
         "reference_image_2, picture 2 of 2",
         "reference_image_7, picture 1 of 1",
-        "Prepare Faces",
+        "Prepare Faces with crop = loose",
     )
     assert "reference_image_0" not in message
 
@@ -303,10 +311,21 @@ def test_embeddings_of_another_width(sd15, clip_vision):
     assert_says(message, "width 256", "reads 512", "Load the pack")
 
 
+@pytest.mark.parametrize("projection", [FACEID, UNNORM], ids=["id", "un"])
+def test_face_embeddings_need_no_image_encoder(sd15, clip_vision, projection):
+    adapter, images = make_adapter(sd15, projection), block_pictures(1, 2)
+    with_it, without = (encode(adapter, x, images) for x in (clip_vision, None))
+    for found, wanted in ((without.features, with_it.features), (without.null, with_it.null)):
+        assert set(found) == {"face_embeds"}
+        assert torch.equal(found["face_embeds"], wanted["face_embeds"])
+
+
 def test_plus_needs_its_image_encoder(sd15, clip_vision):
     adapter = make_adapter(sd15, replace(PLUS, input_dim=1280))
     message = refusal(encode, adapter, clip_vision, block_pictures(1))
     assert_says(message, "needs the image encoder CLIP-ViT-H-14", "1280", "got", "64")
+    message = refusal(encode, adapter, None, block_pictures(1))
+    assert_says(message, "needs the image encoder CLIP-ViT-H-14", "got none", "to clip_vision")
 
 
 def test_another_way_to_join(sd15, clip_vision):

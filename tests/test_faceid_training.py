@@ -68,7 +68,10 @@ def warnings(caplog) -> str:
 
 def references(adapter, clip_vision, *people):
     return EncodeReferenceImages.execute(
-        adapter, clip_vision, block_pictures(*people), face_analysis=BlockAnalyser()
+        adapter,
+        clip_vision,
+        reference_images=block_pictures(*people),
+        face_analysis=BlockAnalyser(),
     ).args[0]
 
 
@@ -135,7 +138,8 @@ def test_another_recogniser_has_another_cache_and_no_part_in_the_run(base, model
     train(models, faces, face_analysis=BlockAnalyser(), **options)
     other = BlockAnalyser("glintr100")
     message = refusal(train, models, faces, face_analysis=other, **options)
-    assert_says(message, "belongs to another run", "another VAE or image encoder")
+    wanted = "another run (face recogniser: 'w600k_r50' there, 'glintr100' now)"
+    assert_says(message, wanted, "give this run another name")
     train(models, faces, "other", face_analysis=other, **options)
     assert len(list((base / "output" / "training_cache").iterdir())) == 2
 

@@ -90,6 +90,28 @@ def test_close_ups_are_found_at_a_smaller_size(folder, analyser):
     assert len(load_insight(*files, sizes=(128,)).detect(image)) == 1
 
 
+def test_a_close_up_is_found_beside_somebody_small(analyser):
+    """Each at a size of its own; the large one is no less there."""
+    image = background()
+    paint(image, 32, 32, SHAPES[0], 0, 5, zoom=5)
+    image[32 * 5 : 64 * 5, np.arange(640) % 5 != 2, 0] = 0  # see above
+    paint(image, 480, 480, SHAPES[0], 0, 7)
+    large, small = analyser.detect(image)
+    assert large.size == pytest.approx(5 * small.size, rel=0.01)
+    assert np.array_equal(analyser.embed(image, large), EMBEDDINGS[5])
+    assert np.array_equal(analyser.embed(image, small), EMBEDDINGS[7])
+
+
+def test_a_face_that_is_found_at_both_sizes_counts_once(folder):
+    """Of 128 pixels the picture is what the detector sees at both."""
+    files = folder / "det_10g.onnx", folder / "w600k_r50.onnx"
+    image = background(256, 256)
+    paint(image, 32, 32, SHAPES[0], 0, 5, zoom=2)
+    once = load_insight(*files, sizes=(128,)).detect(image)
+    (face,) = load_insight(*files, sizes=(128, 128)).detect(image)
+    assert len(once) == 1 and np.array_equal(face.landmarks, once[0].landmarks)
+
+
 def test_a_detector_of_a_fixed_size_has_only_that(tmp_path):
     pack = write_pack(tmp_path / "own", SHAPES, EMBEDDINGS, ("det.onnx", "rec.onnx"), size=320)
     analyser = load_pack(pack)
@@ -158,6 +180,16 @@ def test_a_published_packs_files_must_be_of_their_kind(tmp_path):
     write_shaped_detector(pack / "w600k_r50.onnx", SHAPES)
     with pytest.raises(ValueError, match="det_10g.onnx is not a model for face detection"):
         load_pack(pack)
+
+
+@pytest.mark.parametrize("version", ["0.7.3", "1.0.1"])
+def test_an_older_insightface_is_told_of_by_the_command_that_updates_it(
+    version, folder, monkeypatch
+):
+    monkeypatch.setattr("insightface.__version__", version)
+    expected = f"Got insightface {version}; expected 2.1 .*pip install --upgrade .insightface>=2.1"
+    with pytest.raises(MissingPackageError, match=expected):
+        load_pack(folder)
 
 
 @pytest.mark.parametrize("package", ["insightface", "onnxruntime"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.mediapipe.face_landmarker import FaceLandmarker
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from multi_ipadapter.faces.align import aligned_transform, template
 from multi_ipadapter.faces.analysis import Face
@@ -112,6 +112,22 @@ def test_comfyuis_detector_finds_faces_that_prepare_cuts_out(base, weights):
 def test_auto_takes_it_where_there_is_no_pack(base, weights):
     assert LoadFaceAnalysis.execute("auto").args[0].name == "mediapipe"
     assert LoadFaceAnalysis.execute("mediapipe").args[0].name == "mediapipe"
+
+
+def test_far_faces_are_found_by_the_other_detector(base, weights):
+    """The one for close faces, then also the other, finds nothing."""
+    file = weights / "mediapipe_face_fp32.safetensors"
+    tensors = load_file(file)
+    tensors["detector_short.cls_8.bias"].fill_(-9.0)
+    save_file(tensors, file)
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    assert load_mediapipe().detect(picture) == []
+    tensors["detector_full.cls_dw.bias"].fill_(5.0)
+    tensors["detector_full.reg_dw.weight"].zero_()
+    values = tensors["detector_short.reg_8.bias"][:16] * 1.5  # of 192 pixels, not of 128
+    tensors["detector_full.reg_dw.bias"].copy_(values.repeat(4))
+    save_file(tensors, file)
+    assert load_mediapipe().detect(picture)
 
 
 def test_other_files_in_its_folder_are_not_taken_for_it(base, weights):

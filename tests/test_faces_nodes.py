@@ -16,7 +16,8 @@ from multi_ipadapter.faces.prepare import NoFacesError
 from multi_ipadapter.nodes.face_analysis import LoadFaceAnalysis, load_analyser, packs
 from multi_ipadapter.nodes.prepare_faces import PrepareFaces
 
-from .face_graphs import write_pack
+from .face_graphs import write_pack, write_recogniser
+from .test_faces_align import of_insightface
 from .test_faces_prepare import FRONT, LARGE, OTHER, SHAPES, SIDE, embeddings, scene
 
 
@@ -109,7 +110,10 @@ def test_images_and_a_folder_count_together_and_sizes_may_differ(base, pack):
     result = PrepareFaces.execute(analyser, images, "more", at_least=32, **settings).args
     assert result[2] == [0, 2, 3]
     assert result[4].splitlines()[0] == "3 of 4 pictures kept."
-    assert "image 1: left out, no face found" in result[4] and "x.png: kept as 2" in result[4]
+    assert (
+        "image_0, picture 2: left out, no face found" in result[4]
+        and "x.png: kept as 2" in result[4]
+    )
 
 
 def test_the_sheet_shows_each_picture_framed_by_what_was_done(base, pack):
@@ -127,8 +131,64 @@ def test_the_sheet_shows_each_picture_framed_by_what_was_done(base, pack):
 
 def test_no_face_in_any_picture_is_an_error_that_lists_them(base, pack):
     (analyser,) = LoadFaceAnalysis.execute().args
-    with pytest.raises(NoFacesError, match="image 0: no face found\nimage 1: no face found"):
-        PrepareFaces.execute(analyser, {"image_0": _image(scene(1), scene(2))})
+    with pytest.raises(NoFacesError, match="image_0: no face found\nimage_7: no face found"):
+        PrepareFaces.execute(analyser, {"image_0": _image(scene(1)), "image_7": _image(scene(2))})
+
+
+def test_an_aligned_face_is_that_of_insightface_to_a_grey_level(base, pack):
+    """Of small faces that are enlarged and of large ones that are made smaller."""
+    (analyser,) = LoadFaceAnalysis.execute().args
+    for image in (scene(97, (64, 64, FRONT, 1)), scene(98, (64, 64, LARGE, 2))):
+        (found,) = analyser.detect(image)
+        for size in (112, 256, 512):
+            settings = {"size": size, "crop": "aligned", "at_least": 1}
+            faces = PrepareFaces.execute(analyser, {"image_0": _image(image)}, **settings).args[0]
+            theirs = of_insightface(image, found.landmarks, size)
+            assert (faces[0] * 255 - torch.from_numpy(theirs)).abs().max() <= 1.01
+            assert theirs.std() > 10
+
+
+def test_a_folder_of_nothing_but_unread_kinds_is_told_file_by_file(base, pack):
+    folder = base / "input" / "phone"
+    for name in ("b/2.HEIC", "b/1.HEIC", "a/3.HEIC", *(f"{n:02}.HEIC" for n in range(12))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"ftypheic")
+    (analyser,) = LoadFaceAnalysis.execute().args
+    with pytest.raises(NoFacesError) as caught:
+        PrepareFaces.execute(analyser, {}, folder="phone")
+    text = str(caught.value)
+    assert text.startswith("None of the 15 pictures gives a face") and str(base) not in text
+    named = [line.split(":")[0] for line in text.splitlines() if "is none of .jpg" in line]
+    first = [f"{n:02}.HEIC" for n in range(12)]
+    assert named == [*first, "a/3.HEIC", "b/1.HEIC", "b/2.HEIC"]
+    images = {"image_0": _image(person(0))}
+    faces, _, indices, _, report = PrepareFaces.execute(analyser, images, "phone", size=64).args
+    assert len(faces) == 1 and indices == [0]
+    assert report.startswith("1 of 16 pictures kept.")
+
+
+def test_an_empty_folder_is_named(base, pack):
+    (base / "input" / "empty").mkdir()
+    (analyser,) = LoadFaceAnalysis.execute().args
+    with pytest.raises(ValueError, match="Got no pictures in the folder 'empty'. Connect images"):
+        PrepareFaces.execute(analyser, {}, folder="empty")
+    images = {"image_0": _image(person(0))}
+    assert PrepareFaces.execute(analyser, images, "empty", size=64).args[2] == [0]
+
+
+def test_an_input_that_is_no_image_is_named_and_the_others_go_on(base, pack):
+    (analyser,) = LoadFaceAnalysis.execute().args
+    images = {"image_0": torch.rand(1, 64, 64, 1), "image_3": _image(person(0), person(1))}
+    images["image_5"] = torch.full((1, 64, 64, 3), float("nan"))
+    _, _, indices, _, report = PrepareFaces.execute(
+        analyser, images, size=64, order="as they came"
+    ).args
+    assert indices == [1, 2]
+    assert (
+        "image_0: left out, cannot be read: Got image_0 of torch.float32 [1, 64, 64, 1]" in report
+    )
+    assert "image_3, picture 2: kept as 1" in report
+    assert "image_5: left out, cannot be read: pixels that are not finite" in report
 
 
 def test_nothing_to_prepare_and_folders_elsewhere_are_refused(base, pack, tmp_path):
@@ -151,6 +211,12 @@ def test_comfyui_looks_again_when_the_folder_changes(base, pack):
     assert before == PrepareFaces.fingerprint_inputs(folder="set", images={})
     Image.fromarray(person(1)).save(folder / "b.png")
     assert before != PrepareFaces.fingerprint_inputs(folder="set", images={})
+    both = PrepareFaces.fingerprint_inputs(folder="set", images={})
+    newest = (folder / "b.png").stat().st_mtime_ns
+    os.utime(folder / "a.png", ns=(1, newest - 10**9))  # older than the newest
+    older = PrepareFaces.fingerprint_inputs(folder="set", images={})
+    (folder / "a.png").rename(folder / "c.png")
+    assert len({both, older, PrepareFaces.fingerprint_inputs(folder="set", images={})}) == 3
     assert PrepareFaces.fingerprint_inputs(folder=None) == ""
     assert PrepareFaces.fingerprint_inputs(folder="none") == "missing"
 
@@ -167,6 +233,23 @@ def test_the_choice_lists_what_is_there_and_what_is_published(base, pack, insigh
     assert load_analyser("auto").recogniser == "w600k_r50"
     shutil.rmtree(pack)
     assert load_analyser("auto").recogniser == "glintr100"
+
+
+@pytest.mark.parametrize("root", ["", "models"])
+def test_other_models_beside_the_packs_are_passed_over(base, insight, root):
+    """Such as inswapper's: neither a detector nor a recogniser."""
+    other = insight / root / "inswapper"
+    other.mkdir(parents=True)
+    write_recogniser(other / "inswapper_128.onnx", width=256)
+    with pytest.raises(MissingPackError, match="'buffalo_l'.*Or use ComfyUI's own MediaPipe"):
+        load_analyser("auto")
+    write_pack(insight / root / "own", SHAPES, embeddings(), ("d.onnx", "r.onnx"))
+    assert load_analyser("auto").recogniser == "r"
+    pack = write_pack(insight / root / "buffalo_l", SHAPES, embeddings())
+    assert load_analyser("auto").recogniser == "w600k_r50"
+    (pack / "det_10g.onnx").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="det_10g.onnx .* is not a complete ONNX model"):
+        load_analyser("auto")
 
 
 def test_packs_of_a_registered_folder_are_found(base, insight, tmp_path):

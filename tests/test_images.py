@@ -215,6 +215,16 @@ def test_face_mask_covers_the_face_only():
     assert 0.2 < mask.mean() < 0.6
 
 
+@pytest.mark.parametrize("top", [1.0, 255.0])
+def test_floating_point_tiffs_keep_their_grey_levels(top):
+    ramp = np.linspace(0, top, 64, dtype=np.float32)[None].repeat(8, 0)
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "TIFF")
+    file.seek(0)
+    pixels = np.asarray(decode(file, "ramp.tif")[0]).astype(float)
+    assert np.abs(pixels[..., 1] - ramp * 255 / top).max() <= 1
+
+
 def test_face_mask_follows_the_picture():
     """Moved and scaled landmarks give the moved and scaled mask."""
     points = np.reshape(ALIGNED, (5, 2))

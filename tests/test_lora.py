@@ -154,6 +154,31 @@ def test_two_adapters_add_up(sd15, tmp_path):
     assert_changed(model, both, {name: first[name] + 0.5 * second[name] for name in first})
 
 
+@pytest.mark.parametrize("strengths", [(0.6, 0.6), (0.3, 0.6), (0.6, 0.3), (-0.6, 0.3)], ids=str)
+def test_one_file_for_two_people_adds_its_lora_once(sd15, strengths, tmp_path):
+    """At the larger weight, whichever node comes first; another file's adds up."""
+    unet, model, _ = sd15
+    paths = [write(tmp_path / f"{i}.safetensors", unet, seed=i) for i in range(2)]
+    adapter, other = map(loaded, paths)
+    changes, others = (by_comfy_names(model, lora_changes(unet, path)) for path in paths)
+    patched = apply(model, adapter, faces(), lora_weight=strengths[0])
+    patched = apply(patched, other, faces())
+    between, name = state_of(patched), patched.patches_uuid
+    both = apply(patched, adapter, faces(seed=1), lora_weight=strengths[1])
+    assert state_of(patched) == between and patched.patches_uuid == name
+    strength = max(strengths, key=abs)
+    assert_changed(model, both, {name: strength * x + others[name] for name, x in changes.items()})
+    assert (both.patches_uuid == name) == (strength == strengths[0])
+
+
+def test_layers_that_are_all_0_add_no_lora(sd15, tmp_path):
+    unet, model, _ = sd15
+    adapter = loaded(write(tmp_path / "faceid.safetensors", unet))
+    none = apply(model, adapter, faces(), layers="custom", layer_weights="6: 0")
+    some = apply(model, adapter, faces(), layers="custom", layer_weights="6: 0.1")
+    assert not none.patches and some.patches
+
+
 def test_the_same_patches_have_the_same_name(sd15, tmp_path):
     """ComfyUI patches all weights again for a new one; a new lambda must not cause that."""
     unet, model, _ = sd15
@@ -204,6 +229,27 @@ def test_pickled_files_and_saved_ones_keep_it(sd15, tmp_path):
         groups[group][name] = tensor
     torch.save(groups, tmp_path / "faceid.bin")
     adapter = load_adapter(tmp_path / "faceid.bin")
+    assert len(adapter.lora) == layers * 2 * 4
+    save_adapter(adapter, tmp_path / "mine.safetensors")
+    saved = load_file(tmp_path / "mine.safetensors")
+    assert saved.keys() == tensors.keys()
+    assert all(torch.equal(saved[name], tensors[name]) for name in tensors)
+
+
+def test_raw_training_dumps_keep_it(sd15, tmp_path):
+    """As the training script leaves them: under the names of the UNet's processors only."""
+    unet, _, layers = sd15
+    tensors = load_file(write(tmp_path / "faceid.safetensors", unet))
+    processors = list(unet.attn_processors)
+    dump = {}
+    for key, tensor in tensors.items():
+        kind, number, end = key.split(".", 2)
+        plain = kind == "image_proj"
+        dump[
+            f"image_proj_model.{number}.{end}" if plain else f"unet.{processors[int(number)]}.{end}"
+        ] = tensor
+    torch.save(dump, tmp_path / "pytorch_model.bin")
+    adapter = load_adapter(tmp_path / "pytorch_model.bin")
     assert len(adapter.lora) == layers * 2 * 4
     save_adapter(adapter, tmp_path / "mine.safetensors")
     saved = load_file(tmp_path / "mine.safetensors")

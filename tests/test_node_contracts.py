@@ -33,7 +33,7 @@ FROZEN = {
     "MultiIPAdapter_Load": {"ipadapter_file": True, "faceid_plus": False},
     "MultiIPAdapter_EncodeReferences": {
         "adapter": True,
-        "clip_vision": True,
+        "clip_vision": False,
         "reference_images": True,
         "reference_weights": False,
         "fit": False,

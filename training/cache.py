@@ -51,6 +51,7 @@ def build_cache(
     should_stop: Callable[[], bool] = lambda: False,
     verify: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    recogniser: str = "",
 ) -> bool:
     """Encode what the cache still lacks; several processes may do so at once.
 
@@ -58,7 +59,7 @@ def build_cache(
 
     Args:
         encode: pictures uint8 [b, size, size, 3] -> features, "latents" among them.
-        fingerprint: of the encoders behind `encode`.
+        fingerprint: of the encoders behind `encode`; `recogniser` is that of faces.
         int8: store the hidden states with 8 bits a value, and one scale per row of them.
         names: features to store besides the latents; None: all. The hidden states are most of a
             cache, and a linear projection does not read them.
@@ -75,7 +76,7 @@ def build_cache(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    key = CacheKey(fingerprint, size, fit, index.digest(times=True))
+    key = CacheKey(fingerprint, size, fit, index.digest(times=True), recogniser=recogniser)
 
     def encoded(numbers: Sequence[int]):
         return encode_pictures(index, numbers, encode, size, fit, batch_size)
@@ -113,12 +114,20 @@ class FeatureCache:
         ValueError: no cache, an unfinished one, or one of other encoders, size, fit or pictures.
     """
 
-    def __init__(self, folder: Path, index: PictureIndex, fingerprint: str, size: int, fit: str):
+    def __init__(
+        self,
+        folder: Path,
+        index: PictureIndex,
+        fingerprint: str,
+        size: int,
+        fit: str,
+        recogniser: str = "",
+    ):
         self.folder = Path(folder)
         self.plan = read_plan(self.folder)
         if self.plan is None:
             raise ValueError(f"There is no feature cache in {folder}. Build it first.")
-        key = CacheKey(fingerprint, size, fit, index.digest(times=True))
+        key = CacheKey(fingerprint, size, fit, index.digest(times=True), recogniser=recogniser)
         check_key(self.folder, self.plan.key, key)
         self._ends = np.asarray(self.plan.ends)
         self._shards = [self._open(i) for i in range(len(self.plan.ends))]

@@ -112,6 +112,10 @@ def _rgb(image: Image.Image) -> Image.Image:
         if grey.max(initial=0) > 255:
             grey >>= 8
         return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":  # floating-point TIFF, which convert() would take for 0..255
+        grey = np.nan_to_num(np.asarray(image))
+        grey = grey * 255 if grey.max(initial=0) <= 1 else grey
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     if {"A", "a"} & set(image.getbands()) or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")

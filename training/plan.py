@@ -17,13 +17,18 @@ _PLAN = "cache.json"
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What a cache was made from; another key needs another cache."""
+    """What a cache was made from; another key needs another cache.
+
+    Attributes:
+        recogniser: of the face embeddings; "" where there are none.
+    """
 
     fingerprint: str
     size: int
     fit: str
     index: str
     format: int = _FORMAT
+    recogniser: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ _MEANING = {
     "fit": "fit: {} there, {} now",
     "index": "the pictures of the dataset have changed, or were copied without their times",
     "format": "another version of this pack",
+    "recogniser": "face recogniser: {!r} there, {!r} now",
 }
 
 

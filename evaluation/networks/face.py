@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...faces.analysis import EMBEDDING, FaceAnalyser
-from ...faces.insight import MissingPackageError, load_insight
+from ...faces.analysis import EMBEDDING
+from ...faces.insight import SIZES, InsightFace, MissingPackageError, load_insight
 from ..resize import check_pixels
 from .weights import file_hash
 
@@ -23,10 +24,11 @@ class Face:
 
     outputs = {"embedding": WIDTH, "found": 1}
 
-    def __init__(self, analyser: FaceAnalyser, name: str, weights: str, size: int, device):
-        self.analyser = analyser
-        self.name, self.weights, self.device = name, weights, torch.device(device)
-        self.resize = f"detect-{size}"
+    def __init__(self, analyser: InsightFace, device: str | torch.device = "cpu"):
+        self.analyser, self.device = analyser, torch.device(device)
+        self.name = f"face-{analyser.recogniser}"
+        self.weights = "+".join(map(file_hash, analyser.files))
+        self.resize = "-".join(["detect", *map(str, analyser.sizes)])
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """uint8 [B, 3, H, W] -> "embedding" [B, 512] of unit norm, "found" [B, 1] of 1 and 0.
@@ -48,21 +50,17 @@ class Face:
 def load_face(
     detector_path: str | Path,
     recogniser_path: str | Path,
-    detection_size: int = 640,
+    sizes: Sequence[int] = SIZES,
     device: str | torch.device = "cpu",
 ) -> Face:
     """A detector with landmarks (SCRFD) and a recogniser (ArcFace), both ONNX files.
 
     Args:
-        detection_size: side, in pixels, of the square that pictures are shrunk into to find
-            faces; a multiple of 32. A detector of a fixed size ignores it.
+        sizes: see `InsightFace`; multiples of 32.
 
     Raises:
         MissingPackageError: insightface or onnxruntime is not installed.
         ValueError: a file of another kind, or a damaged one.
         FileNotFoundError: there is no such file.
     """
-    analyser = load_insight(detector_path, recogniser_path, (detection_size,), device)
-    name = f"face-{Path(recogniser_path).stem}"
-    weights = f"{file_hash(detector_path)}+{file_hash(recogniser_path)}"
-    return Face(analyser, name, weights, detection_size, device)
+    return Face(load_insight(detector_path, recogniser_path, sizes, device), device)
