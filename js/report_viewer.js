@@ -3,7 +3,15 @@
 import { api } from "../../scripts/api.js";
 import { reportTable } from "./report_table.js";
 import { earlierOutput, watchNode } from "./watch_node.js";
-import { addDomWidget, addStyles, chain, element, enlarge, keepWheel } from "./widgets.js";
+import {
+  addDomWidget,
+  addStyles,
+  chain,
+  element,
+  enlarge,
+  keepWheel,
+  showNoOtherPictures,
+} from "./widgets.js";
 
 const HEIGHT = 300;
 const STYLES = `
@@ -100,10 +108,4 @@ function figureButton(pictures, number) {
   const made = element("button", about, image, caption);
   made.addEventListener("click", () => enlarge(pictures, number));
   return made;
-}
-
-// ComfyUI would show the figures again below, and the node would grow.
-function showNoOtherPictures(node) {
-  node.hideOutputImages = true;
-  Object.defineProperty(node, "imgs", { get: () => undefined, set: () => {}, configurable: true });
 }

@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { EVENT, TrainingData } from "./training_data.js";
 import { TrainingView } from "./training_view.js";
-import { addDomWidget, chain } from "./widgets.js";
+import { addDomWidget, chain, showNoOtherPictures } from "./widgets.js";
 
 const WIDTH = 420; // of a new node
 const HEIGHT = 460;
@@ -52,10 +52,4 @@ function runName(node) {
 // An id inside a subgraph has the ids of the blocks around it before its own.
 function isNode(node, id) {
   return id !== null && String(id).split(":").at(-1) === String(node.id);
-}
-
-// The view has the previews and the chart; ComfyUI would show them again, and the node would grow.
-function showNoOtherPictures(node) {
-  node.hideOutputImages = true;
-  Object.defineProperty(node, "imgs", { get: () => undefined, set: () => {}, configurable: true });
 }

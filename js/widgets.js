@@ -83,6 +83,13 @@ export function addDomWidget(node, app, name, root, height) {
   return widget;
 }
 
+// For a widget that shows the node's pictures itself: ComfyUI would show them again below, and the
+// node would grow.
+export function showNoOtherPictures(node) {
+  node.hideOutputImages = true;
+  Object.defineProperty(node, "imgs", { get: () => undefined, set: () => {}, configurable: true });
+}
+
 // Keys that do something in here must not also be shortcuts of ComfyUI.
 function leaveShortcuts(root) {
   const own = ["Enter", " ", "Escape", "Home", "End", "PageUp", "PageDown"];
@@ -154,6 +161,8 @@ export function enlarge(pictures, at = 0) {
     image.alt = title.textContent = pictures[at].title;
     back.disabled = at === 0;
     forth.disabled = at === pictures.length - 1;
+    // A button that has just been disabled gets no keys, and nor does the dialog around it.
+    if (dialog.open && document.activeElement.disabled) close.focus();
   };
   const back = button("‹", "Previous picture", () => turn(-1));
   const forth = button("›", "Next picture", () => turn(1));

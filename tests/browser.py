@@ -21,9 +21,9 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing leaves this machine
 )
 SIZE = {"width": 1600, "height": 1000}
-PATIENCE = 180_000  # ms; a busy machine may need it
+PATIENCE = 120_000  # ms; a busy machine may need it
 _READY = (
-    "() => window.app?.vueAppReady && app.extensionManager?.workflow?.activeWorkflow"
+    "() => window.app?.vueAppReady && app.extensionManager?.workflow?.activeWorkflow?.isLoaded"
     " && app.canvas?.canvas?.width > 0"
 )
 # What the front end says by itself: it asks for files that a new user does not have, other hosts

@@ -39,8 +39,9 @@ def names(object_info):
 def search(tab, text):
     """Open the search by a double click on the empty canvas, and type."""
     box = tab.page.get_by_role("combobox").or_(tab.page.get_by_role("dialog").locator("input"))
-    if not box.first.is_visible():
+    while not box.first.is_visible():
         tab.page.mouse.dblclick(800, 700)
+        tab.page.wait_for_timeout(500)
     box.first.fill(text)
     return tab.page.get_by_test_id("result-item")
 

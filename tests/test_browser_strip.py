@@ -195,14 +195,14 @@ def test_weights_follow_the_references(strip):
 
 @pytest.mark.parametrize("mode", [2, 4], ids=["muted", "bypassed"])
 def test_what_is_switched_off_is_no_reference(strip, mode):
-    strip.run("() => { weights().value = '1, 0.5' }")
+    strip.run("() => { weights().value = '2, 0.5' }")
     settle(strip)
     strip.run("mode => { pictures[0].mode = mode }", mode)
     strip.wait("weights().value == '0.5'")
     assert [NAMES[1] in cell["source"] for cell in strip.run(STRIP)] == [True]
     assert "reference_images.reference_image_0" not in inputs(strip)
     strip.run("() => { pictures[0].mode = 0 }")
-    strip.wait("weights().value == '1, 0.5'")
+    strip.wait("weights().value == '2, 0.5'")
 
 
 def test_a_reroute_shows_what_it_passes_on(strip):
