@@ -33,7 +33,7 @@ export function attach(node, app) {
   addStyles("strip", STYLES);
   const strip = new Strip(node, app, text);
   addDomWidget(node, app, "reference_strip", strip.root, HEIGHT);
-  const soon = watchNode(node, (regular) => strip.look(regular));
+  const soon = watchNode(node, strip.root, (regular) => strip.look(regular));
   chain(text, "callback", soon);
   chain(node, "onConnectionsChange", soon);
   chain(node, "onExecuted", (output) => {

@@ -52,7 +52,7 @@ export function attach(node, app) {
   addDomWidget(node, app, "report_viewer", viewer.root, HEIGHT);
   showNoOtherPictures(node);
   chain(node, "onExecuted", (output) => viewer.show(output));
-  watchNode(node, () => {
+  watchNode(node, viewer.root, () => {
     const earlier = viewer.shown ? undefined : earlierOutput(node, app);
     if (earlier?.figures) viewer.show(earlier); // the workflow was opened again
   });

@@ -245,7 +245,7 @@ def test_typing_moves_the_sliders(strip):
     strip.set("Comfy.VueNodes.Enabled", True)
     try:
         strip.open()
-        strip.errors.clear()  # of the page that was left
+        strip.wait("() => app.graph.nodes.length > 0")  # what was there comes back by itself
         build(strip, NAMES[:2])
         strip.shot("strip_vue")
         strip.page.get_by_label("reference_weights", exact=True).fill("0.3; 1.5")
@@ -254,6 +254,8 @@ def test_typing_moves_the_sliders(strip):
         assert inputs(strip)["reference_weights"] == "0.3; 1.5"
         strip.page.get_by_label("Weight of reference 1, 000.png").press("ArrowRight")
         assert weights(strip) == "0.35, 1.5"
+        undo(strip)
+        strip.wait("() => encode_strip().isConnected")  # not that of the node before
     finally:
         strip.set("Comfy.VueNodes.Enabled", False)
         strip.open()
