@@ -34,8 +34,8 @@ def photos(server):
 @pytest.fixture(scope="module")
 def people(server):
     """Name of a dataset in the server's input folder."""
-    write_people(server.base / "input" / "people")
-    return "people"
+    write_people(server.base / "input" / "trained_on")  # the server is shared by all modules
+    return "trained_on"
 
 
 def training_graph(people, run, **inputs):
