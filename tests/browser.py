@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+
+from multi_ipadapter.demo.client import ComfyClient
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 FLAGS = (
@@ -27,9 +30,10 @@ _READY = (
     " && app.canvas?.canvas?.width > 0"
 )
 # What the front end says by itself: it asks for files that a new user does not have, other hosts
-# about models that its own first workflow names, and first for a help page of the language.
+# about models that its own first workflow names, and first for a help page of the language; and it
+# takes the dimming behind a dialog of its own away twice.
 _ITS_OWN = ("/userdata", "/user.css", "favicon.ico", "Content Security Policy")
-_ITS_OWN += ("graph accessed before initialization", "/en.md")
+_ITS_OWN += ("graph accessed before initialization", "/en.md", "removeMask")
 
 
 def find_browser() -> str | None:
@@ -48,6 +52,17 @@ def front_end(server, tmp_path_factory) -> Iterator[FrontEnd]:
     shots = os.environ.get("MULTI_IPADAPTER_ARTIFACTS") or tmp_path_factory.mktemp("browser")
     with open_front_end(server.client.url, Path(shots)) as opened:
         yield opened
+    stop_running(server.client)
+
+
+def stop_running(client: ComfyClient) -> None:
+    """Empty the queue and wait until nothing runs, so that nobody waits behind what was left."""
+    end = time.monotonic() + PATIENCE / 1000
+    client.post_json("/queue", {"clear": True})
+    while client.get_json("/queue")["queue_running"]:
+        assert time.monotonic() < end, "what runs on the server does not end when interrupted"
+        client.post_json("/interrupt")
+        time.sleep(1)
 
 
 @contextmanager
@@ -70,13 +85,16 @@ class FrontEnd:
     def __init__(self, page: Page, url: str, shots: Path):
         self.page, self.url, self.shots = page, url, shots
         self.errors: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", self._note)
+        page.on("pageerror", lambda error: self._note(str(error)))
+        page.on("console", self._hear)
         self.open()
 
-    def _note(self, message: ConsoleMessage) -> None:
-        text = f"{message.text} ({message.location.get('url', '')})"
-        if message.type == "error" and not any(part in text for part in _ITS_OWN):
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self._note(f"{message.text} ({message.location.get('url', '')})")
+
+    def _note(self, text: str) -> None:
+        if not any(part in text for part in _ITS_OWN):
             self.errors.append(text)
 
     def open(self) -> None:
@@ -85,8 +103,15 @@ class FrontEnd:
         self.wait(_READY)
 
     def run(self, script: str, argument: Any = None) -> Any:
-        """Value of a JavaScript function or expression; promises are awaited."""
-        return self.page.evaluate(script, argument)
+        """Value of a JavaScript function or expression; promises are awaited.
+
+        Unlike Playwright's own `evaluate`, it does not wait for ever for a page that hangs.
+        """
+        boxed = (
+            f"async argument => {{ const script = ({script});"
+            " return {value: typeof script === 'function' ? await script(argument) : script} }"
+        )
+        return self.page.wait_for_function(boxed, arg=argument).json_value()["value"]
 
     def wait(self, script: str, argument: Any = None) -> None:
         """Until a JavaScript function says true."""

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from multi_ipadapter.demo.server import PACK_NAME
+
 from .browser import front_end  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +41,9 @@ def names(object_info):
 def search(tab, text):
     """Open the search by a double click on the empty canvas, and type."""
     box = tab.page.get_by_role("combobox").or_(tab.page.get_by_role("dialog").locator("input"))
-    while not box.first.is_visible():
+    for _ in range(100):  # it does not open while the canvas is busy
+        if box.first.is_visible():
+            break
         tab.page.mouse.dblclick(800, 700)
         tab.page.wait_for_timeout(500)
     box.first.fill(text)
@@ -64,6 +68,22 @@ def test_all_nodes_are_found_by_the_search(tab, names):
     tab.page.keyboard.press("Escape")
 
 
+# Pairs of nodes, each with the bar of its title above.
+_OVERLAPS = """() => {
+    const boxes = app.graph.nodes.map(({id, pos: [x, y], size: [width, height]}) =>
+        ({id, left: x, top: y - LiteGraph.NODE_TITLE_HEIGHT, right: x + width, bottom: y + height}))
+    const meet = (a, b) =>
+        a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom
+    return boxes.flatMap((a, i) =>
+        boxes.slice(i + 1).filter(b => meet(a, b)).map(b => [a.id, b.id]))
+}"""
+# Height of each note's text, and what of it is seen without scrolling.
+_NOTES = """() => app.graph.nodes.filter(node => node.type === 'MarkdownNote').map(node => {
+    const {element} = node.widgets[0]
+    return [element.firstElementChild.scrollHeight, element.clientHeight]
+})"""
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_shipped_workflow_loads_whole_when_it_is_dropped(tab, path):
     workflow = json.loads(path.read_text(encoding="utf-8"))
@@ -79,6 +99,32 @@ def test_a_shipped_workflow_loads_whole_when_it_is_dropped(tab, path):
     tab.run("async () => await app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     tab.page.wait_for_timeout(500)  # it moves there
     tab.shot(f"workflow_{path.stem}")
+    assert tab.run(_OVERLAPS) == [], "also with the sizes that the widgets need"
+    tab.look_at("MarkdownNote")
+    tab.wait(f"() => ({_NOTES})().every(([whole, seen]) => seen > 0)")
+    assert [note for note in tab.run(_NOTES) if note[0] > note[1]] == [], "all of it can be read"
+
+
+def test_the_template_browser_shows_every_workflow_with_its_picture(tab):
+    tab.run("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    try:
+        tab.page.get_by_text(PACK_NAME).first.click()
+        for path in WORKFLOWS:
+            card = tab.page.get_by_test_id(f"template-workflow-{path.stem}")
+            card.scroll_into_view_if_needed()
+            tab.wait(
+                "name => document.querySelector(`[data-testid=template-workflow-${name}] img`)"
+                "?.naturalWidth === 640",
+                path.stem,
+            )
+        tab.shot("templates")
+        tab.page.get_by_test_id("template-workflow-train_celeba").click()
+        tab.wait(
+            "() => app.extensionManager.workflow.activeWorkflow.filename.startsWith('train_celeba')"
+            " && app.graph.nodes.some(node => node.type === 'MultiIPAdapter_Train')"
+        )
+    finally:
+        tab.page.keyboard.press("Escape")
 
 
 def core_of(prompt):

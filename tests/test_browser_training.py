@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .browser import front_end  # noqa: F401
+from .browser import PATIENCE, front_end, stop_running  # noqa: F401
 from .people import settings_with, write_people
 from .test_train_server import steps_in, training_graph
 
 TRAIN = "MultiIPAdapter_Train"
+RUN = "charted_live"
 # Far more steps than a test waits for; the chart is told of each second one.
 LONG = {"steps": 100_000, "settings": settings_with(log_every=2, validate_every=50, previews=1)}
 NEWEST = "() => Number(document.querySelector('.mip-chart')?.getAttribute('aria-valuenow'))"
+# All that a test compares comes from one look at the page, because it is drawn anew all the time.
+_CURVES = """() => [...document.querySelectorAll('.mip-chart path:not([transform])')].map(
+    path => path.getAttribute('d').split('L').length)"""
+_HEIGHTS = """type => [
+    app.graph.nodes.find(node => node.type === type).size[1],
+    document.querySelector('.mip-training').getBoundingClientRect().height,
+]"""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def tab(front_end):  # noqa: F811
 def nothing_left(server):
     """A run that a failed test leaves behind must not keep the server busy."""
     yield
-    server.client.post_json("/interrupt")
+    stop_running(server.client)
 
 
 @pytest.fixture
@@ -73,14 +81,12 @@ def status(tab):
 
 def curves(tab):
     """The points of each drawn curve, in the order of the drawing."""
-    paths = tab.page.locator(".mip-chart path:not([transform])")
-    return [path.get_attribute("d").count("L") + 1 for path in paths.all()]
+    return tab.run(_CURVES)
 
 
 def heights(tab):
     """Of the node and of its chart, in the graph's units."""
-    node = tab.run("type => app.graph.nodes.find(n => n.type === type).size[1]", TRAIN)
-    return node, tab.page.locator(".mip-training").bounding_box()["height"]
+    return tab.run(_HEIGHTS, TRAIN)
 
 
 def press_button(tab, name):
@@ -92,19 +98,20 @@ def press_button(tab, name):
 
 def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, people, nothing_left):
     tab.empty()
-    tab.drop("watched", training_graph(people, "watched", **LONG))
+    tab.drop(RUN, training_graph(people, RUN, **LONG))
     tab.look_at(TRAIN)
+    tab.page.get_by_text(f"No run “{RUN}” yet").wait_for()
     before = heights(tab)
-    assert status(tab) == "No run “watched” yet"
     tab.press_run()
+    # Models are loaded, pictures encoded and, before the first step, previews drawn.
+    tab.page.locator(".mip-training .sheet img").wait_for(timeout=3 * PATIENCE)
     tab.wait(f"() => ({NEWEST})() >= 4")
     first = tab.run(NEWEST)
     tab.wait(f"step => ({NEWEST})() > step", first)
     assert f"of {LONG['steps']}" in status(tab)
     raw, smooth, *_ = curves(tab)
     assert raw == smooth >= 4
-    tab.page.locator(".mip-training .sheet img").wait_for()
-    assert tab.run("() => document.querySelector('.mip-training .sheet img').naturalWidth") > 500
+    tab.wait("() => document.querySelector('.mip-training .sheet img').naturalWidth > 500")
     assert heights(tab) == before, "nothing jumps when curves and previews come"
     assert tab.run("type => app.graph.nodes.find(n => n.type === type).imgs", TRAIN) is None
     tab.shot("training")
@@ -115,7 +122,7 @@ def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, peo
     tab.wait(f"step => ({NEWEST})() >= step", reached)
     raw, smooth, *_ = curves(tab)
     assert raw == smooth >= reached, "what was trained before the reload is there again"
-    tab.wait(f"step => ({NEWEST})() > step", tab.run(NEWEST))
+    tab.wait(f"step => ({NEWEST})() > step", raw)
     tab.look_at(TRAIN)
     tab.shot("training_reloaded")
 
@@ -141,8 +148,8 @@ def wait_for_adapter(tab, server, steps):
 
     The chart may miss the last few: they are not reported when a step is cut short.
     """
-    file = server.base / "models" / "ipadapter" / "watched.safetensors"
-    for _ in range(1200):
+    file = server.base / "models" / "ipadapter" / f"{RUN}.safetensors"
+    for _ in range(PATIENCE // 100):
         if file.is_file() and steps_in(file) >= steps:
             return
         tab.page.wait_for_timeout(100)
@@ -278,17 +285,29 @@ _CONTRAST = """() => {
 }"""
 
 
+def switch_theme(tab, theme):
+    """Until the page has the theme's colours, and no colour is on its way any more."""
+    background = tab.run(_BACKGROUND)
+    if tab.run("() => app.extensionManager.setting.get('Comfy.ColorPalette')") == theme:
+        return
+    tab.set("Comfy.ColorPalette", theme)
+    tab.wait(f"before => ({_BACKGROUND})() !== before", background)
+    tab.wait("() => !document.getAnimations().some(moving => moving instanceof CSSTransition)")
+
+
+_BACKGROUND = "() => getComputedStyle(document.querySelector('.mip-training')).backgroundColor"
+
+
 @pytest.mark.parametrize("theme", ["dark", "light", "nord", "github"])
 def test_everything_is_readable_in_each_theme(chart, theme):
     try:
-        chart.set("Comfy.ColorPalette", theme)
-        chart.page.wait_for_timeout(300)
+        switch_theme(chart, theme)
         found = chart.run(_CONTRAST)
         assert len(found) > 20
         assert [entry for entry in found if entry[2] < entry[1]] == []
         chart.shot(f"chart_{theme}")
     finally:
-        chart.set("Comfy.ColorPalette", "dark")
+        switch_theme(chart, "dark")
 
 
 def test_the_chart_works_in_the_other_way_of_drawing_nodes(chart):
@@ -296,7 +315,7 @@ def test_the_chart_works_in_the_other_way_of_drawing_nodes(chart):
         chart.set("Comfy.VueNodes.Enabled", True)
         chart.page.locator(".lg-node .mip-training .mip-chart .curve").first.wait_for()
         chart.wait(f"() => ({NEWEST})() === 6")
-        assert chart.page.locator(".mip-training").bounding_box()["height"] > 400
+        chart.wait("() => document.querySelector('.mip-training').offsetHeight > 400")
         chart.shot("chart_vue")
     finally:
         chart.set("Comfy.VueNodes.Enabled", False)

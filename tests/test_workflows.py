@@ -8,14 +8,19 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from safetensors import safe_open
 
 from multi_ipadapter.demo.prompt import demo_prompt
 
+from .people import SMALL
 from .schemas import prompt_problems, to_prompt, workflow_problems
+from .test_celeba import write_celeba
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))
+SIZE, MOST_BYTES = (640, 360), 60_000  # of a thumbnail
 
 
 def read(path):
@@ -28,7 +33,7 @@ def stem(path):
 
 def test_expected_files_are_there():
     names = {"demo", "sd15_multi_reference", "sdxl_multi_reference", "train", "evaluate", "sweep"}
-    names |= {"portrait", "portrait_pose", "two_people"}
+    names |= {"portrait", "portrait_pose", "two_people", "train_celeba"}
     assert names == set(map(stem, WORKFLOWS))
     more = {"save_references", "load_references", "two_adapters", "mask"}
     assert set(map(stem, PROMPTS)) == set(map(stem, WORKFLOWS)) | more
@@ -60,9 +65,42 @@ def test_workflow_nodes_lie_apart_and_one_explains(path):
     )
 
 
+@pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
+def test_workflow_has_a_thumbnail(path):
+    file = path.with_suffix(".jpg")
+    assert file.stat().st_size <= MOST_BYTES
+    with Image.open(file) as picture:
+        assert (picture.format, picture.size) == ("JPEG", SIZE)
+
+
 @pytest.mark.parametrize("path", PROMPTS, ids=stem)
 def test_prompt_fits_the_schemas(path, object_info):
     assert prompt_problems(read(path), object_info) == []
+
+
+def test_the_celeba_workflow_trains_on_files_as_its_note_lays_them_out(server):
+    write_celeba(server.base / "input" / "celeba")
+    (note,) = [
+        node["widgets_values"][0]
+        for node in read(ROOT / "workflows" / "train_celeba.json")["nodes"]
+        if node["type"] == "MarkdownNote"
+    ]
+    layout = note.partition("input/celeba/\n")[2].partition("```")[0].split()
+    assert {name for name in layout if name != "..."} == {
+        str(path.relative_to(server.base / "input" / "celeba"))
+        for path in (server.base / "input" / "celeba").rglob("*")
+        if path.suffix == ".txt" or path.name == "000001.jpg"
+    }
+    prompt = read(ROOT / "workflows" / "api" / "train_celeba.json")
+    prompt["1"] = {"class_type": "MultiIPAdapter_Demo", "inputs": {}}  # for both loaders
+    del prompt["2"]
+    prompt["4"]["inputs"] |= SMALL | {"clip_vision": ["1", 3], "steps": 2}
+    outputs = server.client.run(prompt)
+    assert "2 identities" in outputs["3"]["text"][0]
+    assert outputs["5"]["text"] == ["celeba.safetensors"]
+    with safe_open(server.base / "models" / "ipadapter" / "celeba.safetensors", "pt") as file:
+        training = json.loads(file.metadata()["multi_ipadapter"])["training"]
+    assert training["steps"] == 2 and training["settings"]["masked_loss"] == 0.5
 
 
 def test_the_script_of_the_portraits_page_changes_inputs_that_exist():
