@@ -1,1 +1,1 @@
-"""The pack at work, from outside: photographs -> a real ComfyUI server -> pictures."""
+"""The pack at work, from outside: portraits -> a real ComfyUI server -> pictures."""

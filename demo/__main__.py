@@ -1,4 +1,4 @@
-"""The main job, headless: photographs steer a generation in a real ComfyUI server.
+"""The main job, headless: four portraits steer a generation in a real ComfyUI server.
 
 `python dev.py demo`, or `python -m multi_ipadapter.demo` where ComfyUI's requirements are
 installed and `COMFYUI_PATH` is set.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -19,12 +20,19 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from .adapter import ABOUT, ADAPTER_FILE, write_adapter
 from .client import ComfyClient, PromptError
-from .photos import PHOTOGRAPHS, photograph_path
-from .prompt import demo_prompt
+from .people import clear_view, portrait, write_references
+from .prompt import ADAPTER_FILE, demo_prompt
 from .server import ComfyServer, ServerError
-from .sheet import Labelled, contact_sheet
+from .sheet import Shown, demo_sheet
+
+REFERENCES = 4
+IDENTITY, SEED = 0, 1
+WEIGHTS = Path(__file__).with_name("weights")
+ABOUT = (
+    "A person whom the models have never seen. Each reference hides a part; together they tell "
+    "nearly all."
+)
 
 
 class Case(NamedTuple):
@@ -37,9 +45,9 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("without.png", "lambda = 0: no references", 1, 0.0),
-    Case("one.png", "lambda = 1, N = 1 (the first)", 1, 1.0),
-    Case("four.png", "lambda = 1, N = 4", 4, 1.0),
+    Case("without.png", "no reference (lambda = 0)", 1, 0.0),
+    Case("one.png", "N = 1, the first reference", 1, 1.0),
+    Case("four.png", "N = 4 references", REFERENCES, 1.0),
 )
 
 
@@ -49,11 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=Path("demo-output"), help="folder for the pictures"
     )
-    output = parser.parse_args(arguments).output.absolute()
+    parser.add_argument(
+        "--identity",
+        type=int,
+        default=IDENTITY,
+        metavar="NUMBER",
+        help="who: 0 to 99999, each another person whom the models do not know",
+    )
+    options = parser.parse_args(arguments)
+    if not 0 <= options.identity < 100_000:
+        parser.error(f"got --identity {options.identity}; expected 0 to 99999")
     # A kill from outside must not leave the server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        run_demo(output)
+        run_demo(options.output.absolute(), options.identity)
     except (ServerError, PromptError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -63,39 +80,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_demo(output: Path) -> None:
-    """Start ComfyUI and write the pictures of `CASES` and a contact sheet to `output`."""
-    print("References, from the package scikit-image:")
-    for photograph in PHOTOGRAPHS:
-        print(f"  {photograph.file}: {photograph.credit}")
-    print(f"\n{ABOUT}\n", flush=True)
+def run_demo(output: Path, identity: int = IDENTITY) -> None:
+    """Start ComfyUI and write the references, the pictures of `CASES` and a sheet to `output`."""
+    print(ABOUT, flush=True)
     with tempfile.TemporaryDirectory(prefix="multi_ipadapter_demo_") as folder:
-        write_adapter(Path(folder) / "models" / "ipadapter" / ADAPTER_FILE)
+        adapters = Path(folder) / "models" / "ipadapter"
+        adapters.mkdir(parents=True)
+        shutil.copyfile(WEIGHTS / "adapter.safetensors", adapters / ADAPTER_FILE)
         # The demo's models are so small that further threads mostly wait for each other.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         print("Starting ComfyUI ...", end=" ", flush=True)
         begin = time.monotonic()
         with ComfyServer(Path(folder)) as server:
             print(f"ready after {time.monotonic() - begin:.0f} s at {server.client.url}")
-            written = draw(server.client, output)
-    print(f"\n{ABOUT}\n\nWritten:", *written, sep="\n  ")
+            written = draw(server.client, output, identity)
+    print("\nWritten:", *written, sep="\n  ")
 
 
-def draw(client: ComfyClient, output: Path, **settings: int) -> list[Path]:
-    """Write the pictures of `CASES` and a contact sheet; returns their paths.
+def draw(client: ComfyClient, output: Path, identity: int = IDENTITY, **settings: int) -> list:
+    """Write the references, the pictures of `CASES` and a sheet; returns their paths.
 
     `settings` are those of `demo_prompt`. The adapter's file must be where the server looks.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    names = [client.upload(photograph_path(photo)) for photo in PHOTOGRAPHS]
-    print(f"Uploaded {len(names)} photographs")
+    references = write_references(output, identity, REFERENCES)
+    wanted = portrait(identity, clear_view(identity))
+    for k, path in enumerate(references):
+        print(f"{path.name} hides: {', '.join(portrait(identity, k).hidden)}")
+    print(f'The prompt: "{wanted.caption}"')
+    names = [client.upload(path) for path in references]
     for case in CASES:
         print(f"\n{case.label}", flush=True)
-        prompt = demo_prompt(names[: case.references], case.weight, **settings)
+        told = {"text": wanted.caption, "seed": SEED} | settings
+        prompt = demo_prompt(names[: case.references], case.weight, **told)
         (picture,) = client.pictures(client.run(prompt, partial(_show, prompt)))
         (output / case.file).write_bytes(picture)
-    write_sheet(output)
-    return [output / name for name in (*(case.file for case in CASES), "sheet.png")]
+    wanted.picture.save(output / "truth.png")
+    write_sheet(output, identity)
+    files = (*(case.file for case in CASES), "truth.png", "sheet.png")
+    return [*references, *(output / name for name in files)]
 
 
 def _show(prompt: dict[str, Any], node: str, step: int, steps: int) -> None:
@@ -108,15 +130,26 @@ def _show(prompt: dict[str, Any], node: str, step: int, steps: int) -> None:
         print(f"  {name}: step {step} of {steps}", end=last, flush=True)
 
 
-def write_sheet(output: Path) -> None:
-    """Contact sheet of the pictures in `output`."""
+def write_sheet(output: Path, identity: int) -> None:
+    """One sheet of the pictures in `output`, with scores."""
+    from .verdict import verdicts  # after the server is up: it takes seconds to import
+
+    view = clear_view(identity)
+    wanted = portrait(identity, view)
+    results = [(case.label, Image.open(output / case.file).convert("RGB")) for case in CASES]
+    results.append(("the truth, never shown to it", wanted.picture))
+    told = verdicts([picture for _, picture in results], identity, view)
     references = [
-        Labelled(Image.open(photograph_path(photo)), Path(photo.file).stem) for photo in PHOTOGRAPHS
+        Shown(portrait(identity, k).picture, "hides " + ", ".join(portrait(identity, k).hidden))
+        for k in range(REFERENCES)
     ]
-    results = [Labelled(Image.open(output / case.file), case.label) for case in CASES]
-    credits = [f"{Path(photo.file).stem}: {photo.credit}." for photo in PHOTOGRAPHS]
-    notes = [ABOUT, " ".join(credits[:2]), " ".join(credits[2:])]
-    contact_sheet(references, results, notes).save(output / "sheet.png")
+    shown = [
+        Shown(picture, f"{label}\n{verdict}")
+        for (label, picture), verdict in zip(results, told, strict=True)
+    ]
+    for one in shown:
+        print(one.label.replace("\n", ": "))
+    demo_sheet(references, shown, wanted.caption, ABOUT).save(output / "sheet.png")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ from PIL import Image
 
 from . import world
 
-WANTED = 8  # the view to be drawn; the ones before it serve as references
+WANTED = 8  # the first view that may be drawn; the ones before it serve as references
 
 
 class Portrait(NamedTuple):
@@ -33,6 +35,18 @@ def portrait(identity: int, view: int, size: int = 128) -> Portrait:
     shown = zip(world.ATTRIBUTES, world.visible(who, scene), strict=True)
     hidden = tuple(name for name, visible in shown if not visible)
     return Portrait(world.draw(who, scene, size), world.caption(scene), hidden)
+
+
+def clear_view(identity: int) -> int:
+    """The first view from `WANTED` on, no close-up, that hides as little as a view can."""
+    who = world.identity(world.HELD_OUT.start + identity)
+    most = len(world.ATTRIBUTES) - math.ceil(world.LEAST_HIDDEN * len(world.ATTRIBUTES))
+    return next(
+        number
+        for number in itertools.count(WANTED)
+        if (scene := world.view(who.index, number)).factors["crop"] == "wide"
+        and sum(world.visible(who, scene)) >= most
+    )
 
 
 def write_references(folder: Path, identity: int, count: int) -> list[Path]:

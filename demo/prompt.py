@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .adapter import ADAPTER_FILE
+ADAPTER_FILE = "multi_ipadapter_demo.safetensors"
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -14,13 +14,20 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def demo_prompt(
-    pictures: Sequence[str], weight: float, *, size: int = 256, steps: int = 10, seed: int = 1
+    pictures: Sequence[str],
+    weight: float,
+    *,
+    text: str = "a portrait of a person",
+    size: int = 128,
+    steps: int = 16,
+    seed: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Load, encode, apply, sample, decode, save.
 
     Args:
         pictures: names in ComfyUI's input folder, one for each reference.
         weight: lambda.
+        text: what to draw.
         size: side of the result in pixels.
     """
     prompt = {
@@ -36,7 +43,7 @@ def demo_prompt(
             references=["references", 0],
             weight=weight,
         ),
-        "positive": node("CLIPTextEncode", clip=["models", 1], text="a photograph"),
+        "positive": node("CLIPTextEncode", clip=["models", 1], text=text),
         "negative": node("CLIPTextEncode", clip=["models", 1], text=""),
         "latent": node("EmptyLatentImage", width=size, height=size, batch_size=1),
         "sample": node(
@@ -47,8 +54,8 @@ def demo_prompt(
             latent_image=["latent", 0],
             seed=seed,
             steps=steps,
-            cfg=4.0,
-            sampler_name="euler",
+            cfg=5.0,
+            sampler_name="dpmpp_2m",
             scheduler="normal",
             denoise=1.0,
         ),

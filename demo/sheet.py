@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-_TILE = 256
-_GAP = 12
-_LINE = 20
-_INK = "#202020"
+_TILE, _SMALL = 320, 176
+_GAP, _LINE = 16, 18
+_INK, _GREY = "#202020", "#707070"
 
 
-class Labelled(NamedTuple):
-    """A picture and the line under it."""
+class Shown(NamedTuple):
+    """A picture and the lines under it."""
 
     picture: Image.Image
     label: str
 
 
-def contact_sheet(
-    references: Sequence[Labelled], results: Sequence[Labelled], notes: Sequence[str]
+def demo_sheet(
+    references: Sequence[Shown], results: Sequence[Shown], prompt: str, about: str
 ) -> Image.Image:
-    """References, two in a row, on the left; results on the right; notes below."""
-    rows = (len(references) + 1) // 2
-    small = (_TILE - (rows - 1) * (_LINE + _GAP)) // rows
-    left = 2 * small + _GAP
-    width = 2 * _GAP + left + len(results) * (_TILE + 2 * _GAP)
-    top = _GAP + _LINE
-    height = top + _TILE + _LINE + 2 * _GAP + len(notes) * _LINE
+    """References, two in a row, on the left; results on the right."""
+    block = _SMALL + 4 * _LINE
+    left = 2 * (_SMALL + _GAP)
+    top = 3 * _LINE + _GAP
+    height = top + 2 * block + _LINE + _GAP
+    width = _GAP + left + _GAP + len(results) * (_TILE + _GAP)
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, _GAP), "References", fill=_INK, font=_font(15))
-    draw.text((3 * _GAP + left, _GAP), "Same noise, same prompt", fill=_INK, font=_font(15))
-    for i, reference in enumerate(references):
-        place = (
-            _GAP + (i % 2) * (small + _GAP),
-            top + _GAP // 2 + (i // 2) * (small + _LINE + _GAP),
-        )
-        _put(sheet, reference, place, small)
-    for i, result in enumerate(results):
-        _put(sheet, result, (3 * _GAP + left + i * (_TILE + 2 * _GAP), top + _GAP // 2), _TILE)
-    for i, note in enumerate(notes):
-        draw.text((_GAP, height - _GAP - (len(notes) - i) * _LINE), note, fill=_INK, font=_font(13))
+    draw.text((_GAP, _GAP // 2), about, fill=_GREY, font=_font(14))
+    draw.text((_GAP, _GAP + _LINE), "References", fill=_INK, font=_font(17))
+    right = _GAP + left + _GAP
+    draw.text((right, _GAP + _LINE), "Same noise, same prompt:", fill=_INK, font=_font(17))
+    said = "\n".join(textwrap.wrap(f'"{prompt}"', 140))
+    draw.text((right, _GAP + 2 * _LINE + 4), said, fill=_GREY, font=_font(14))
+    for i, shown in enumerate(references):
+        place = (_GAP + (i % 2) * (_SMALL + _GAP), top + (i // 2) * block)
+        _put(sheet, shown, place, _SMALL, 11, 34)
+    for i, shown in enumerate(results):
+        _put(sheet, shown, (right + i * (_TILE + _GAP), top + 2 * _LINE), _TILE, 14, 60)
     return sheet
 
 
-def _put(sheet: Image.Image, labelled: Labelled, place: tuple[int, int], side: int) -> None:
-    """A square with its label underneath; what is not square loses its edges, as when encoding."""
-    sheet.paste(ImageOps.fit(labelled.picture.convert("RGB"), (side, side)), place)
-    below = (place[0], place[1] + side + 3)
-    ImageDraw.Draw(sheet).text(below, labelled.label, fill=_INK, font=_font(13))
+def _put(
+    sheet: Image.Image, shown: Shown, place: tuple[int, int], side: int, size: int, width: int
+) -> None:
+    """A square with its label underneath."""
+    sheet.paste(shown.picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), place)
+    lines = [line for part in shown.label.split("\n") for line in textwrap.wrap(part, width)]
+    text = "\n".join(lines)
+    ImageDraw.Draw(sheet).text(
+        (place[0], place[1] + side + 4), text, fill=_INK, font=_font(size), spacing=3
+    )
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -19,7 +19,7 @@ from ..training.processes import OneProcess
 from ..training.records import PictureIndex, require_pairs
 from ..training.report import inspect_dataset, picture_bytes
 from ..training.run import Watcher
-from .demo import DemoModels
+from .demo_bundle import trained_clip, trained_clip_vision, trained_unet, trained_vae
 from .training_run import Models, Outcome, train_adapter
 
 
@@ -35,7 +35,8 @@ def load_models(files: Mapping[str, str]) -> Models:
     """
     faces = _load_faces(files["face_pack"]) if files.get("face_pack") else None
     if files["checkpoint"] == DEMO:
-        return Models(*DemoModels.execute().args[:4], faces)
+        # Not the node, which loads the adapter too: that one is trained on these.
+        return Models(trained_unet(), trained_clip(), trained_vae(), trained_clip_vision(), faces)
     for name in ("checkpoint", "clip_vision", "vae"):
         if files.get(name) and not Path(files[name]).is_file():
             raise ValueError(f"There is no file {files[name]}; check the setting {name}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,11 @@ args.cpu = True  # before anything of ComfyUI looks for a device
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
-from multi_ipadapter.demo.adapter import ADAPTER_FILE, write_adapter  # noqa: E402
+from multi_ipadapter.demo.prompt import ADAPTER_FILE  # noqa: E402
 from multi_ipadapter.demo.server import ComfyServer  # noqa: E402
 from multi_ipadapter.nodes import MultiIPAdapterExtension  # noqa: E402
 from multi_ipadapter.nodes.dataset import ReferenceDataset  # noqa: E402
+from multi_ipadapter.nodes.demo_bundle import ADAPTER, WEIGHTS  # noqa: E402
 from multi_ipadapter.nodes.demo_models import (  # noqa: E402
     DemoConfig,
     build_clip,
@@ -126,9 +128,13 @@ def dataset(base):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A real ComfyUI process with the pack, and the demo's adapter among its models."""
+    """A real ComfyUI process with the pack, tiny models, and the demo's adapter as a file."""
     base = tmp_path_factory.mktemp("comfyui")
-    write_adapter(base / "models" / "ipadapter" / ADAPTER_FILE)
+    adapters = base / "models" / "ipadapter"
+    adapters.mkdir(parents=True)
+    shutil.copyfile(WEIGHTS / ADAPTER, adapters / ADAPTER_FILE)
+    (base / "custom_nodes").mkdir()
+    shutil.copy(Path(__file__).with_name("tiny_models.py"), base / "custom_nodes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # for the same reason as above
         with ComfyServer(base, ["--cpu"]) as running:

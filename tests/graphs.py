@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from multi_ipadapter.demo.people import write_references
 from multi_ipadapter.demo.prompt import demo_prompt, node
 from multi_ipadapter.models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from multi_ipadapter.models.checkpoint import save_adapter
@@ -22,6 +24,15 @@ _BRANCH = ("references", "steered", "sample", "decode", "save")
 def prompt_for(pictures: Sequence[str], weight: float = 1.0, **settings) -> dict[str, Any]:
     """The demo's prompt, small enough to run in about a second."""
     return demo_prompt(pictures, weight, **(SMALL | settings))
+
+
+def upload_portraits(client, folder: Path, count: int) -> list[str]:
+    """Names of the uploaded pictures of so many people of the demo world."""
+    paths = []
+    for identity in range(count):
+        paths += write_references(folder / str(identity), identity, 1)
+        paths[-1] = paths[-1].rename(folder / f"person_{identity}.png")
+    return [client.upload(path) for path in paths]
 
 
 def branches(**prompts: dict[str, Any]) -> dict[str, Any]:

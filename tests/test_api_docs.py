@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from multi_ipadapter.demo.client import PromptError
-from multi_ipadapter.demo.photos import PHOTOGRAPHS, photograph_path
+from multi_ipadapter.demo.people import portrait
 
 from .graphs import difference, render, with_inputs
 from .people import write_people
@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[1]
 TWINS = ROOT / "workflows" / "api"
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:8188"
-SAVE = "9"  # the demo's node that saves the picture
+GRAPH, SAVE = "demo_pictures.json", "9"  # the file that the page sends, its Save Image
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: str = PAGE) -> list[str]:
     """The page's fenced blocks of a language, in their order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def bash() -> str:
@@ -60,22 +60,22 @@ def folder(server, graph, tmp_path):
     """As the pack's, with two pictures; ComfyUI's input folder holds none of their names."""
     twins = tmp_path / "workflows" / "api"
     twins.mkdir(parents=True)
-    demo = (TWINS / "demo.json").read_text(encoding="utf-8")
-    small = demo.replace('"width": 256', '"width": 64').replace('"height": 256', '"height": 64')
+    whole = (TWINS / GRAPH).read_text(encoding="utf-8")
+    small = whole.replace('"width": 128', '"width": 64').replace('"height": 128', '"height": 64')
     assert {key: node["inputs"] for key, node in json.loads(small).items()} == {
         key: node["inputs"] for key, node in graph.items()
     }
-    (twins / "demo.json").write_text(small, encoding="utf-8")
-    for name, photo in zip(("anna1.jpg", "anna2.jpg"), PHOTOGRAPHS, strict=False):
+    (twins / GRAPH).write_text(small, encoding="utf-8")
+    for view, name in enumerate(("anna1.jpg", "anna2.jpg")):
         (server.base / "input" / name).unlink(missing_ok=True)
-        Image.open(photograph_path(photo)).convert("RGB").save(tmp_path / name)
+        portrait(0, view).picture.save(tmp_path / name)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def graph():
     """The one that the page sends, before it changes anything; its picture is smaller."""
-    graph = json.loads((TWINS / "demo.json").read_text(encoding="utf-8"))
+    graph = json.loads((TWINS / GRAPH).read_text(encoding="utf-8"))
     return with_inputs(graph, "4", width=64, height=64)
 
 
@@ -108,13 +108,30 @@ def test_the_commands_with_curl(server, folder, graph):
     assert np.array_equal(pixels(folder / "anna_curl.png"), drawn(server, with_pictures(graph)))
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
+def test_the_readmes_command_with_curl(server, tmp_path, name):
+    shutil.copytree(TWINS, tmp_path / "workflows" / "api")
+    for file in (server.base / "output").glob("demo_*"):
+        file.unlink()
+    (script,) = blocks("bash", (ROOT / name).read_text(encoding="utf-8"))
+    assert ADDRESS in script
+    graph = json.loads((TWINS / "demo.json").read_text(encoding="utf-8"))
+    (save,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
+    # Whoever has run the graph before has it in the cache, and nothing would be saved.
+    server.client.run(with_inputs(graph, save, filename_prefix="another"))
+    run([bash(), "-e", "-s"], script.replace(ADDRESS, server.client.url), tmp_path)
+    made = server.base / "output" / "demo_00001_.png"
+    assert (tmp_path / "demo.png").read_bytes() == made.read_bytes()
+    assert pixels(tmp_path / "demo.png").shape == (128, 128, 3)
+
+
 def test_the_script_in_python(server, folder, graph):
     write_people(server.base / "input" / "people")
     script = "\n".join(blocks("python"))
     assert ADDRESS in script
     printed = run([sys.executable, "-"], script.replace(ADDRESS, server.client.url), folder)
     lines = printed.splitlines()
-    assert "KSampler" in lines and "  step 10 of 10" in lines
+    assert "KSampler" in lines and "  step 16 of 16" in lines
     assert {"still waiting: []", "execution_interrupted"} <= set(lines)
     assert any(line.startswith("training 6 of 6 [") for line in lines)
     assert {"preparing 0 of 6 ", "validating 4 of 6 ", "finished 6 of 6 "} <= set(lines)
@@ -123,7 +140,8 @@ def test_the_script_in_python(server, folder, graph):
     table = lines[lines.index(next(line for line in lines if line.startswith("step,loss"))) :]
     assert [row.split(",")[0] for row in table if row] == ["step", *"0123456"]
 
-    same = with_inputs(with_pictures(graph), "2", text="a portrait in a garden")
+    said = "a person, laughing, with a blue cap, in front of a green wall"
+    same = with_inputs(with_pictures(graph), "2", text=said)
     same = with_inputs(same, "5", reference_weights="1, 0.5")
     same = with_inputs(with_inputs(same, "6", weight=0.8), "7", seed=42)
     expected = drawn(server, same)

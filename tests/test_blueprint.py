@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from multi_ipadapter.demo.adapter import ADAPTER_FILE
-from multi_ipadapter.demo.photos import PHOTOGRAPHS, photograph_path
+from multi_ipadapter.demo.prompt import ADAPTER_FILE
 from multi_ipadapter.demo.server import PACK_NAME
 
-from .graphs import difference, prompt_for, render
+from .graphs import difference, prompt_for, render, upload_portraits
 from .schemas import node_inputs, prompt_problems, widget_problem, widget_values
 
 NAME = "Multi-Image IP-Adapter"
@@ -196,8 +195,8 @@ def test_the_server_lists_it_under_its_name(server, blueprint):
 
 
 @pytest.fixture
-def photos(server):
-    return [server.client.upload(photograph_path(photo)) for photo in PHOTOGRAPHS[:3]]
+def photos(server, tmp_path):
+    return upload_portraits(server.client, tmp_path, 3)
 
 
 def test_the_block_gives_the_picture_of_the_nodes_by_hand(server, object_info, blueprint, photos):

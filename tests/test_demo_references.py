@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from multi_ipadapter.demo import world
-from multi_ipadapter.demo.people import WANTED, portrait
+from multi_ipadapter.demo.people import WANTED, clear_view, portrait
 from multi_ipadapter.nodes.demo_references import DemoReferences
 
 
@@ -39,3 +39,13 @@ def test_a_portrait_says_what_it_hides():
     seen = world.visible(who, world.view(who.index, 0))
     names = [name for name, ok in zip(world.ATTRIBUTES, seen, strict=True) if not ok]
     assert list(shown.hidden) == names and names
+
+
+def test_the_view_that_the_demo_draws_shows_as_much_as_a_view_can():
+    for identity in range(10):
+        view = clear_view(identity)
+        hidden = [len(portrait(identity, k).hidden) for k in range(WANTED, view + 1)]
+        who = world.HELD_OUT.start + identity
+        close = [world.view(who, k).factors["crop"] == "close" for k in range(WANTED, view + 1)]
+        assert hidden[-1] == 4 and not close[-1]
+        assert all(h > 4 or c for h, c in zip(hidden[:-1], close[:-1], strict=True))

@@ -14,11 +14,10 @@ from transformers import CLIPModel
 
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
 from multi_ipadapter.evaluation.report import read_json
-from multi_ipadapter.models.checkpoint import load_adapter
 from multi_ipadapter.nodes import MultiIPAdapterExtension
+from multi_ipadapter.nodes.demo_models import DemoConfig, build_adapter
 from multi_ipadapter.nodes.evaluate import EvaluatePictures
 from multi_ipadapter.nodes.evaluation_report import ReportFigures
-from multi_ipadapter.nodes.key_values import LoadedAdapter
 from multi_ipadapter.nodes.metric_networks import CONNECTED, CoreClipVision
 from multi_ipadapter.nodes.rank import RankPictures, rank, select_latents
 from multi_ipadapter.nodes.score import ScorePairs
@@ -51,12 +50,8 @@ def metrics(base, weights):
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    from multi_ipadapter.demo.adapter import ADAPTER_FILE, write_adapter
-
-    path = tmp_path_factory.mktemp("adapter") / ADAPTER_FILE
-    write_adapter(path)
-    return LoadedAdapter(load_adapter(path), "demo")
+def adapter(sd15):
+    return build_adapter(DemoConfig(), sd15, seed=4)
 
 
 def batch(count, seed=0, size=(48, 40)):

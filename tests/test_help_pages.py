@@ -22,6 +22,7 @@ HEADINGS = {
     "zh": ("输入", "输出", "示例", "常见错误"),
 }
 OPTIONAL = {"en": "optional", "ru": "необязательно", "zh": "可选"}
+NONE = {"en": "None.", "ru": "Нет.", "zh": "无。"}
 # Their choices are the files of a machine, or a list that ComfyUI keeps.
 OPEN = ("ipadapter_file", "references_file", "start_from", "statistics")
 OPEN += ("sampler_name", "scheduler")
@@ -68,7 +69,7 @@ def lists(node_id: str, node: Documented, language: str) -> tuple[str, str]:
         _entry(slot, texts["outputs"].get(str(i)), f"`{slot.type}`")
         for i, slot in enumerate(node.outputs)
     )
-    return "\n".join(inputs), "\n".join(outputs)
+    return "\n".join(inputs) or NONE[language], "\n".join(outputs)
 
 
 def _entry(slot: Slot, translated: dict[str, str] | None, value: str) -> str:

@@ -77,7 +77,7 @@ FROZEN = {
         "face_analysis": False,
     },
     "MultiIPAdapter_Save": {"adapter": True, "name": True, "overwrite": False},
-    "MultiIPAdapter_Demo": {"seed": False},
+    "MultiIPAdapter_Demo": {},
     "MultiIPAdapter_DemoReferences": {"identity": True, "count": True, "wanted_view": False},
     "MultiIPAdapter_ClassWord": {"images": True, "words": True, "template": False, "clip": False},
     "MultiIPAdapter_LoadFaceAnalysis": {"model": False},

@@ -225,7 +225,8 @@ def test_all_nodes_register(clean, nodes_there, base):
 def test_the_demo_workflow_makes_a_picture(clean, nodes_there, installed):
     workflow = json.loads((installed / "workflows" / "demo.json").read_text(encoding="utf-8"))
     outputs = clean.client.run(to_prompt(workflow, nodes_there))
-    assert len(clean.client.pictures(outputs)) == 1
+    (save,) = (str(x["id"]) for x in workflow["nodes"] if x["type"] == "SaveImage")
+    assert len(clean.client.pictures({save: outputs[save]})) == 1
 
 
 def test_templates_are_listed_and_served(clean, names, installed):

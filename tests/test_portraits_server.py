@@ -25,7 +25,7 @@ from .network_files import randomise
 from .test_faces_prepare import FRONT, LARGE, OTHER, SHAPES, THIRD, embeddings, messy, scene
 
 PROMPTS = Path(__file__).parents[1] / "workflows" / "api"
-# Outputs of Demo Models that stand for the first output of these.
+# Outputs of the tiny models that stand for the first output of these.
 STAND_INS = {"CheckpointLoaderSimple": 0, "CLIPVisionLoader": 3, "MultiIPAdapter_Load": 4}
 LATENT = {"width": 64, "height": 80, "batch_size": 4}
 
@@ -79,7 +79,7 @@ def _write_upscaler(path: Path):
 
 
 def _write_pose_models(models: Path) -> None:
-    """A control network with the demo UNet's channels, and an autoencoder, as core knows them."""
+    """A control network with the tiny UNet's channels, and an autoencoder, as core knows them."""
     torch.manual_seed(1)
     width = DemoConfig().unet["model_channels"]
     channels = [width, 2 * width, 4 * width, 4 * width]
@@ -94,14 +94,14 @@ def _write_pose_models(models: Path) -> None:
 
 
 def shipped(name: str, **latent) -> dict:
-    """An example prompt as it is, but with the demo's models, few steps and small pictures."""
+    """An example prompt as it is, but with tiny models, few steps and small pictures."""
     prompt = json.loads((PROMPTS / f"{name}.json").read_text(encoding="utf-8"))
     place = {
         key: STAND_INS[x["class_type"]] for key, x in prompt.items() if x["class_type"] in STAND_INS
     }
     assert len(place) == len(STAND_INS)
     changes = {"EmptyLatentImage": LATENT | latent, "KSampler": {"steps": 2}}
-    graph = {"demo": node("MultiIPAdapter_Demo")}
+    graph = {"demo": node("TinyModels")}
     for key, x in prompt.items():
         if key not in place:
             inputs = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from multi_ipadapter.demo.__main__ import CASES, draw
-from multi_ipadapter.demo.adapter import ADAPTER_FILE
+from multi_ipadapter.demo.__main__ import CASES, REFERENCES, draw
 from multi_ipadapter.demo.client import PromptError
-from multi_ipadapter.demo.photos import PHOTOGRAPHS, photograph_path
-from multi_ipadapter.demo.prompt import node
+from multi_ipadapter.demo.prompt import ADAPTER_FILE, node
 from multi_ipadapter.demo.server import PACK, ComfyServer, ServerError, comfyui_main, link_pack
 
 from .graphs import (
@@ -23,6 +22,7 @@ from .graphs import (
     difference,
     prompt_for,
     render,
+    upload_portraits,
     with_inputs,
     write_adapter_like,
     write_pickle_with_code,
@@ -32,9 +32,9 @@ PROMPTS = Path(__file__).parents[1] / "workflows" / "api"
 
 
 @pytest.fixture(scope="session")
-def photos(server):
-    """Names of the uploaded photographs."""
-    return [server.client.upload(photograph_path(photo)) for photo in PHOTOGRAPHS]
+def photos(server, tmp_path_factory):
+    """Names of the uploaded pictures of four people."""
+    return upload_portraits(server.client, tmp_path_factory.mktemp("portraits"), 4)
 
 
 @pytest.fixture(scope="session")
@@ -203,7 +203,8 @@ def test_example_prompts_run(server):
         if name == "save_references":
             assert outputs["save"]["text"] == ["anna.safetensors"]
         else:
-            assert len(server.client.pictures(outputs)) == 1
+            saved = {k: v for k, v in outputs.items() if graph[k]["class_type"] == "SaveImage"}
+            assert len(server.client.pictures(saved)) == 1
 
 
 def test_progress_tells_nodes_and_steps(server, photos):
@@ -214,13 +215,18 @@ def test_progress_tells_nodes_and_steps(server, photos):
     assert ("save", 0, 0) in events
 
 
-def test_demo_draws_three_pictures_and_a_sheet(server, tmp_path, capsys):
-    written = draw(server.client, tmp_path / "out", size=64, steps=2)
-    assert [path.name for path in written] == [*(case.file for case in CASES), "sheet.png"]
-    shown = [np.asarray(Image.open(path).convert("RGB")).astype(np.int16) for path in written]
-    assert min(difference(shown[0], shown[1]), difference(shown[1], shown[2])) > 16
-    assert shown[3].shape[1] > 1000
-    assert "KSampler: step 2 of 2" in capsys.readouterr().out
+def test_demo_draws_its_pictures_and_a_sheet(server, tmp_path, capsys):
+    written = draw(server.client, tmp_path / "out", steps=2)
+    references = [f"reference_{k}.png" for k in range(REFERENCES)]
+    drawn = [case.file for case in CASES]
+    assert [path.name for path in written] == [*references, *drawn, "truth.png", "sheet.png"]
+    shown = {path.name: np.asarray(Image.open(path).convert("RGB")) for path in written}
+    steered = [shown[name].astype(np.int16) for name in drawn]
+    assert min(difference(*steered[:2]), difference(*steered[1:])) > 16
+    assert shown["sheet.png"].shape[1] > 1000
+    told = capsys.readouterr().out
+    assert "KSampler: step 2 of 2" in told and "hides: " in told
+    assert len(re.findall(r"\d+ of \d+ attributes right, similarity -?\d", told)) == 4
 
 
 # ---- bad input ---------------------------------------------------------------------------------
@@ -231,11 +237,11 @@ def adapter_graph(prompt, file):
 
 
 def test_wrong_encoder(server, good_prompt, adapters):
-    write_adapter_like(adapters / "vit_h.safetensors", 16, 64, input_dim=1024)
+    write_adapter_like(adapters / "vit_h.safetensors", 7, 128, input_dim=1024)
     message = error_of(server, adapter_graph(good_prompt, "vit_h.safetensors"))
     assert "MultiIPAdapter_EncodeReferences" in message
     assert "CLIP-ViT-H-14" in message
-    assert "pooled width 48" in message
+    assert "pooled width 256" in message
     assert "models/clip_vision" in message
 
 
@@ -243,14 +249,14 @@ def test_wrong_encoder(server, good_prompt, adapters):
     ("family", "layers", "context_dim"), [("SDXL", 70, 2048), ("SD2.x", 16, 1024)]
 )
 def test_adapter_of_another_family(server, good_prompt, adapters, family, layers, context_dim):
-    write_adapter_like(adapters / "other.safetensors", layers, context_dim, input_dim=48)
+    write_adapter_like(adapters / "other.safetensors", layers, context_dim, input_dim=256)
     graph = with_inputs(
         adapter_graph(good_prompt, "other.safetensors"), "save", filename_prefix=family
     )
     message = error_of(server, graph)
     assert "MultiIPAdapter_Apply" in message
     assert f"The adapter is for {family}" in message
-    assert "context 64" in message
+    assert "context 128" in message
     assert "same family" in message
 
 
@@ -287,7 +293,7 @@ def with_picture(prompt, **nodes):
 
 
 def test_nan_image(server, good_prompt):
-    latent = torch.full((1, 4, 8, 8), float("nan"))
+    latent = torch.full((1, 32, 8, 8), float("nan"))
     file = {"latent_tensor": latent, "latent_format_version_0": torch.tensor([])}
     save_file(file, server.base / "input" / "nan.latent")
     graph = with_picture(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import aiohttp
@@ -15,10 +12,9 @@ import pytest
 from safetensors import safe_open
 
 from multi_ipadapter.demo.client import PromptError
-from multi_ipadapter.demo.photos import PHOTOGRAPHS, photograph_path
 from multi_ipadapter.demo.prompt import node
 
-from .graphs import difference, prompt_for, render, with_inputs
+from .graphs import difference, prompt_for, render, upload_portraits, with_inputs
 from .people import SMALL, settings_with, write_people
 
 ROOT = Path(__file__).parents[1]
@@ -27,8 +23,8 @@ SETTINGS = settings_with(log_every=5)
 
 
 @pytest.fixture(scope="module")
-def photos(server):
-    return [server.client.upload(photograph_path(photo)) for photo in PHOTOGRAPHS[:2]]
+def photos(server, tmp_path_factory):
+    return upload_portraits(server.client, tmp_path_factory.mktemp("portraits"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +129,7 @@ def test_a_trained_adapter_plugs_into_apply_and_its_file_into_load(server, peopl
         parts = {key.partition(".")[0] for key in file.keys()}  # noqa: SIM118
         layers = {int(key.split(".")[1]) for key in file.keys() if key[:11] == "ip_adapter."}  # noqa: SIM118
     assert parts == {"image_proj", "ip_adapter", "aggregator"}
-    assert layers == set(range(1, 32, 2))
+    assert layers == set(range(1, 14, 2)), "the demo's UNet has 7"
 
 
 def test_chart_previews_and_cores_loss_graph(server, people):
@@ -193,25 +189,7 @@ def still_works(server, people):
     assert server.client.run(graph)["keep"]["text"]
 
 
-def test_the_readmes_script_tells_which_nodes_were_left_out(server, people):
-    """The dataset node alone runs, and ComfyUI's history calls it a success."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    imports, _, script = text.partition("```python\n")[2].partition("```")[0].partition("\n")
-    script = script.partition('server = "http://127.0.0.1:8188"\n')[2]
-    graph = training_graph(people, "left_out", steps=0)
-    given = f"{imports}\nserver = {server.client.url!r}\nprompt = {graph!r}\n"
-    done = subprocess.run(
-        [sys.executable, "-c", given + script],
-        env=os.environ | {"no_proxy": "*"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert '"train"' in done.stderr and "Value 0 smaller than min of 1" in done.stderr
-
-
-@pytest.mark.parametrize("name", ["../output", "/etc", "", "nowhere", "people/../../models"])
+@pytest.mark.parametrize("name", ["../output", "/etc", "", "nowhere", "trained_on/../../models"])
 def test_datasets_outside_of_the_input_folder(server, still_works, name):
     message = error_of(server, training_graph(name, "outside"))
     assert "MultiIPAdapter_Dataset" in message and f"Got the dataset {name!r}" in message

@@ -35,7 +35,7 @@ def test_expected_files_are_there():
     names = {"demo", "sd15_multi_reference", "sdxl_multi_reference", "train", "evaluate", "sweep"}
     names |= {"portrait", "portrait_pose", "two_people", "train_celeba"}
     assert names == set(map(stem, WORKFLOWS))
-    more = {"save_references", "load_references", "two_adapters", "mask"}
+    more = {"save_references", "load_references", "two_adapters", "mask", "demo_pictures"}
     assert set(map(stem, PROMPTS)) == set(map(stem, WORKFLOWS)) | more
 
 

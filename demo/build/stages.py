@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...models.files import write_safetensors
 from ...nodes import demo_bundle
 from ...nodes import demo_models as models
+from .. import description
 from ..scorer import Scorer
 from . import adapters, autoencoder, judging, text, unet, vision
 from .initial import initialise
@@ -110,7 +111,7 @@ def text_stage(folder: Path) -> None:
     wrapped = models.build_clip(models.WORLD, 0)
     model = text_model(wrapped)
     initialise(model, 2)
-    head = text.ViewHead(model, models.WORLD.text["hidden_size"])
+    head = text.FactHead(model, models.WORLD.text["hidden_size"])
     trained(
         folder,
         "text",
@@ -128,23 +129,42 @@ def scorer_stage(folder: Path) -> None:
     trained(folder, "scorer", model, lambda state: judging.train(model, pictures, state, device()))
 
 
+def descriptions(pictures: Pictures) -> list[str]:
+    """The captions with some of what the pictures show of the person."""
+    columns = [description.told(shown, row) for row, shown in enumerate(pictures.visible)]
+    said = zip(pictures.captions, pictures.attributes, columns, strict=True)
+    return [description.described(*each) for each in said]
+
+
 @torch.no_grad()
 def latents_stage(folder: Path) -> None:
-    """Encode all training pictures and captions once."""
+    """Encode all training pictures once, and two texts for each."""
     if (folder / "latents.safetensors").is_file():
         return
-    pictures, autoencoder_, wrapped = training_pictures(folder), vae(folder), clip(folder)
-    autoencoder_, encoder = autoencoder_.to(device()), text_model(wrapped).to(device())
-    latents, context = [], []
+    pictures, autoencoder_ = training_pictures(folder), vae(folder).to(device())
+    latents = []
     with torch.autocast(device().type, torch.bfloat16):
         for rows in torch.arange(len(pictures)).split(64):
             x = pictures.batch(rows).to(device()) * 2 - 1
             latents.append(autoencoder_.encode(x).half().cpu())
-            said = tokens(wrapped, [pictures.captions[i] for i in rows])
-            context.append(encoder(said.to(device()))[0].bfloat16().cpu())
-        nothing = encoder(tokens(wrapped, [""]).to(device()))[0].bfloat16().cpu()
-    found = {"latents": torch.cat(latents), "context": torch.cat(context), "nothing": nothing}
-    write_safetensors(folder / "latents.safetensors", found, {})
+    write_safetensors(folder / "latents.safetensors", {"latents": torch.cat(latents)}, {})
+
+
+@torch.no_grad()
+def texts_stage(folder: Path) -> None:
+    """Encode two texts for each picture once: its caption, and one that tells of the person too."""
+    if (folder / "texts.safetensors").is_file():
+        return
+    pictures, wrapped = training_pictures(folder), clip(folder)
+    encoder = text_model(wrapped).to(device())
+    texts = {"plain": pictures.captions, "described": descriptions(pictures), "nothing": [""]}
+    found = {}
+    with torch.autocast(device().type, torch.bfloat16):
+        for name, said in texts.items():
+            parts = tokens(wrapped, said).split(64)
+            features = [encoder(part.to(device()))[0].bfloat16().cpu() for part in parts]
+            found[name] = torch.cat(features)
+    write_safetensors(folder / "texts.safetensors", found, {})
 
 
 def unet_stage(folder: Path) -> None:
@@ -152,8 +172,6 @@ def unet_stage(folder: Path) -> None:
     patcher = models.build_unet(models.WORLD, 0)
     model = patcher.model.diffusion_model
     initialise(model, 5, zero=("out_layers.3.weight", "proj_out.weight", "out.2.weight"))
-    found = load_file(folder / "latents.safetensors")
-    nothing = found["nothing"].to(device())
     sigmas = patcher.get_model_object("model_sampling").sigmas.double()
     trained(
         folder,
@@ -161,9 +179,8 @@ def unet_stage(folder: Path) -> None:
         model,
         lambda state: unet.train(
             model,
-            found["latents"],
-            lambda rows: found["context"][rows].to(device()),
-            nothing,
+            load_file(folder / "latents.safetensors")["latents"],
+            load_file(folder / "texts.safetensors"),
             (1 / (1 + sigmas**2)).float(),
             state,
             device(),
@@ -174,7 +191,8 @@ def unet_stage(folder: Path) -> None:
 def bundle_stage(folder: Path) -> None:
     """Write what comes with the pack, in half precision; the adapters are trained on it."""
     wrapped = clip(folder)
-    captions = tokens(wrapped, [*training_pictures(folder).captions, ""])
+    pictures = training_pictures(folder)
+    words = tokens(wrapped, [*pictures.captions, *descriptions(pictures), ""])
     parts = {
         "unet": models.build_unet(models.WORLD, 0).model.diffusion_model,
         "vae": models.build_vae(models.WORLD, 0).first_stage_model,
@@ -182,7 +200,7 @@ def bundle_stage(folder: Path) -> None:
         "scorer": Scorer(),
     }
     packed = {name: demo_bundle.packed(trained(folder, name, m)) for name, m in parts.items()}
-    packed["text"] = demo_bundle.packed(text_model(wrapped), captions.unique())
+    packed["text"] = demo_bundle.packed(text_model(wrapped), words.unique())
     for name, tensors in packed.items():
         write_safetensors(demo_bundle.WEIGHTS / f"{name}.safetensors", tensors, {})
 
@@ -205,6 +223,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "vision": vision_stage,
     "scorer": scorer_stage,
     "latents": latents_stage,
+    "texts": texts_stage,
     "unet": unet_stage,
     "bundle": bundle_stage,
     "adapters": adapters_stage,

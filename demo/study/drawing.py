@@ -14,7 +14,7 @@ from ...training.backbone import Backbone
 from .cells import Cell
 from .people import People
 
-STEPS, CFG = 16, 2.5
+STEPS, CFG = 16, 5.0
 _BATCH = 96
 
 
