@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -143,9 +141,3 @@ def test_other_files_in_its_folder_are_not_taken_for_it(base, weights):
     folder_paths.filename_list_cache.clear()
     with pytest.raises(MissingMediaPipeError, match="Expected mediapipe_face_fp32.safetensors in"):
         load_mediapipe()
-
-
-def test_an_older_comfyui_is_told_of(base, monkeypatch):
-    monkeypatch.setitem(sys.modules, "comfy_extras.nodes_mediapipe", None)
-    with pytest.raises(MissingMediaPipeError, match="Update ComfyUI .v0.30.0"):
-        LoadFaceAnalysis.execute("mediapipe")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import folder_paths
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from multi_ipadapter.faces.insight import InsightFace, MissingPackError
 from multi_ipadapter.faces.prepare import NoFacesError
 from multi_ipadapter.nodes.face_analysis import LoadFaceAnalysis, load_analyser, packs
+from multi_ipadapter.nodes.mediapipe_faces import MissingMediaPipeError
 from multi_ipadapter.nodes.prepare_faces import PrepareFaces
 
 from .face_graphs import write_pack, write_recogniser
@@ -286,3 +288,9 @@ def test_a_smaller_face_can_be_turned_away_and_the_pose_counts(base, pack):
     assert PrepareFaces.execute(analyser, images, size=64).args[2] == [1, 0]
     with pytest.raises(NoFacesError, match="too small: 89 pixels, expected 90"):
         PrepareFaces.execute(analyser, images, size=64, at_least=90)
+
+
+def test_an_older_comfyui_is_told_of(base, monkeypatch):
+    monkeypatch.setitem(sys.modules, "comfy_extras.nodes_mediapipe", None)
+    with pytest.raises(MissingMediaPipeError, match="Update ComfyUI .v0.30.0"):
+        LoadFaceAnalysis.execute("mediapipe")
