@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { EVENT, TrainingData } from "./training_data.js";
 import { TrainingView } from "./training_view.js";
+import { isThere } from "./watch_node.js";
 import { addDomWidget, chain, showNoOtherPictures } from "./widgets.js";
 
 const WIDTH = 420; // of a new node
@@ -11,8 +12,8 @@ const HEIGHT = 460;
 export function attach(node, app) {
   const data = new TrainingData(() => view.update());
   const view = new TrainingView(data);
-  const onEvent = ({ detail }) => receive(node, data, detail);
-  const refresh = () => data.open(runName(node) ?? data.run);
+  const onEvent = ({ detail }) => (isThere(node) ? receive(node, data, detail) : close());
+  const refresh = () => node.graph && data.open(runName(node) ?? data.run);
   addDomWidget(node, app, "training", view.root, HEIGHT);
   showNoOtherPictures(node);
   node.setSize([Math.max(node.size[0], WIDTH), node.size[1]]);
@@ -20,14 +21,19 @@ export function attach(node, app) {
   const name = nameWidget(node);
   if (name) chain(name, "callback", refresh);
   chain(node, "onConfigure", refresh);
-  api.addEventListener(EVENT, onEvent);
-  api.addEventListener("reconnected", refresh);
-  chain(node, "onRemoved", () => {
+  const close = () => {
     api.removeEventListener(EVENT, onEvent);
     api.removeEventListener("reconnected", refresh);
     view.close();
+  };
+  // Not before: a copy that is never added is never removed either.
+  chain(node, "onAdded", () => {
+    api.addEventListener(EVENT, onEvent);
+    api.addEventListener("reconnected", refresh);
+    view.open();
+    refresh();
   });
-  refresh();
+  chain(node, "onRemoved", close);
 }
 
 function receive(node, data, event) {

@@ -45,6 +45,9 @@ export class TrainingView {
     const parts = [this.makeHead(), this.makePlot(), this.makeLegend(), this.makePreviews()];
     this.root = element("div", { class: "mip mip-training" }, ...parts.flat());
     this.sizes = new ResizeObserver(this.update);
+  }
+
+  open() {
     this.sizes.observe(this.plot);
   }
 

@@ -217,3 +217,59 @@ def test_the_nodes_have_names_in_each_language(tab, names, language):
         tab.page.keyboard.press("Escape")
     finally:
         tab.set("Comfy.Locale", "en")  # of the pages that are loaded from now on
+
+
+# ---- what is left behind -----------------------------------------------------------------------
+
+# The timers of the pack's widgets, and the ears of its charts, from now on.
+_COUNT = """() => {
+    const [set, clear] = [window.setInterval, window.clearInterval]
+    window.timers = new Set()
+    window.setInterval = (call, ms, ...rest) => {
+        const id = set(call, ms, ...rest)
+        if (ms === 250 && new Error().stack.includes('watch_node.js')) timers.add(id)
+        return id
+    }
+    window.clearInterval = id => { timers.delete(id); clear(id) }
+    const {api} = window.comfyAPI.api
+    const [add, remove] = [api.addEventListener.bind(api), api.removeEventListener.bind(api)]
+    window.ears = new Set()
+    api.addEventListener = (event, ear, ...rest) => {
+        if (event === 'multi_ipadapter.training') ears.add(ear)
+        return add(event, ear, ...rest)
+    }
+    api.removeEventListener = (event, ear, ...rest) => {
+        ears.delete(ear)
+        return remove(event, ear, ...rest)
+    }
+}"""
+
+
+@pytest.fixture
+def counted(tab):
+    """The tab, which counts; loaded again afterwards."""
+    tab.run(_COUNT)
+    yield tab
+    tab.open()
+
+
+def test_a_block_that_is_gone_leaves_no_timer(counted):
+    (file,) = (ROOT / "subgraphs").glob("*.json")
+    block = json.loads(file.read_text(encoding="utf-8"))
+    for _ in range(2):
+        counted.run("block => app.loadGraphData(block)", block)
+        counted.wait("() => timers.size === 1")
+        counted.page.wait_for_timeout(3000)
+        assert counted.run("() => timers.size") == 1, "it looks as long as the block is there"
+        counted.run("() => app.loadGraphData({nodes: [], links: [], version: 0.4})")
+        counted.wait("() => timers.size === 0")
+
+
+def test_only_charts_in_the_graph_listen(counted):
+    counted.run("() => { window.made = LiteGraph.createNode('MultiIPAdapter_Train') }")
+    assert counted.run("() => ears.size") == 0, "a copy that nobody has put down"
+    for _ in range(2):
+        counted.run("() => app.graph.add(made)")
+        assert counted.run("() => ears.size") == 1
+        counted.run("() => app.graph.remove(made)")
+        assert counted.run("() => ears.size") == 0
