@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from multi_ipadapter.demo.client import PromptError
-from multi_ipadapter.demo.people import portrait
+from multi_ipadapter.demo.people import portrait, write_references
 
 from .graphs import difference, render, with_inputs
 from .people import write_people
@@ -108,21 +108,41 @@ def test_the_commands_with_curl(server, folder, graph):
     assert np.array_equal(pixels(folder / "anna_curl.png"), drawn(server, with_pictures(graph)))
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
-def test_the_readmes_command_with_curl(server, tmp_path, name):
+@pytest.fixture(params=["README.md", "README.ru.md"])
+def readme(request, server, tmp_path):
+    """The commands of a README, in a folder like the pack's after the demo."""
     shutil.copytree(TWINS, tmp_path / "workflows" / "api")
-    for file in (server.base / "output").glob("demo_*"):
-        file.unlink()
-    (script,) = blocks("bash", (ROOT / name).read_text(encoding="utf-8"))
+    write_references(tmp_path / "demo-output", 3, 4)
+    script = "\n".join(blocks("bash", (ROOT / request.param).read_text(encoding="utf-8")))
     assert ADDRESS in script
-    graph = json.loads((TWINS / "demo.json").read_text(encoding="utf-8"))
-    (save,) = (key for key, node in graph.items() if node["class_type"] == "SaveImage")
-    # Whoever has run the graph before has it in the cache, and nothing would be saved.
-    server.client.run(with_inputs(graph, save, filename_prefix="another"))
-    run([bash(), "-e", "-s"], script.replace(ADDRESS, server.client.url), tmp_path)
-    made = server.base / "output" / "demo_00001_.png"
-    assert (tmp_path / "demo.png").read_bytes() == made.read_bytes()
-    assert pixels(tmp_path / "demo.png").shape == (128, 128, 3)
+    return script.replace(ADDRESS, server.client.url)
+
+
+def test_the_readmes_commands_with_curl(readme, server, tmp_path):
+    run([bash(), "-e", "-s"], readme, tmp_path)
+    first, mine = pixels(tmp_path / "demo.png"), pixels(tmp_path / "mine.png")
+    assert first.shape == mine.shape == (128, 128, 3) and difference(first, mine) > 16
+    path = tmp_path / "workflows" / "api" / "demo.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"identity": 1', '"identity": 6'), encoding="utf-8")
+    run([bash(), "-e", "-s"], readme, tmp_path)
+    again = pixels(tmp_path / "demo.png")
+    assert difference(first, again) > 16, "the newest picture, not an earlier one"
+    assert np.array_equal(mine, pixels(tmp_path / "mine.png"))
+
+
+def test_the_readmes_commands_say_when_a_graph_is_refused_or_fails(readme, tmp_path):
+    path = tmp_path / "workflows" / "api" / "demo.json"
+    text = path.read_text(encoding="utf-8")
+    for old, new, message in (
+        ('"MultiIPAdapter_Demo"', '"NoSuchNode"', "ComfyUI refused the graph"),
+        ('"weight": 1.0', '"weight": 99', "the graph failed"),
+        ('"reference_weights": ""', '"reference_weights": "1, 2, 3"', "the graph failed"),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(AssertionError, match=message):
+            run([bash(), "-e", "-s"], readme, tmp_path)
 
 
 def test_the_script_in_python(server, folder, graph):
