@@ -247,6 +247,7 @@ def test_typing_moves_the_sliders(strip):
         strip.open()
         strip.wait("() => app.graph.nodes.length > 0")  # what was there comes back by itself
         build(strip, NAMES[:2])
+        strip.page.keyboard.press("Shift")  # ComfyUI looks for changes when a key is let go
         strip.shot("strip_vue")
         strip.page.get_by_label("reference_weights", exact=True).fill("0.3; 1.5")
         strip.wait(f"({STRIP})().map(cell => cell.shown).join() == '0.3,1.5'")
@@ -256,6 +257,7 @@ def test_typing_moves_the_sliders(strip):
         assert weights(strip) == "0.35, 1.5"
         undo(strip)
         strip.wait("() => encode_strip().isConnected")  # not that of the node before
+        assert strip.errors == []
     finally:
         strip.set("Comfy.VueNodes.Enabled", False)
         strip.open()
