@@ -24,7 +24,7 @@ _TOKENS = "tokens"
 
 
 def trained_unet(folder: Path = WEIGHTS) -> comfy.model_patcher.ModelPatcher:
-    """The base UNet of the demo world, 8 x 8 latents of 16 channels."""
+    """The base UNet of the demo world, 8 x 8 latents of 32 channels."""
     patcher = models.build_unet(models.WORLD, 0)
     fill(patcher.model.diffusion_model, folder / "unet.safetensors")
     return patcher
