@@ -30,10 +30,17 @@ _READY = (
     " && app.canvas?.canvas?.width > 0"
 )
 # What the front end says by itself: it asks for files that a new user does not have, other hosts
-# about models that its own first workflow names, and first for a help page of the language; and it
-# takes the dimming behind a dialog of its own away twice.
+# about models that its own first workflow names, and first for a help page of the language.
 _ITS_OWN = ("/userdata", "/user.css", "favicon.ico", "Content Security Policy")
-_ITS_OWN += ("graph accessed before initialization", "/en.md", "removeMask")
+_ITS_OWN += ("graph accessed before initialization", "/en.md")
+# While it works the front end dims the page. It takes the dimming away when that has faded out, but
+# if it dims again meanwhile, the first dimming stays for ever and swallows each click. What does not
+# fade goes at once.
+_NO_FADING = """addEventListener('DOMContentLoaded', () => {
+    const style = document.createElement('style')
+    style.textContent = '.p-blockui-mask { animation: none !important }'
+    document.head.append(style)
+})"""
 
 
 def find_browser() -> str | None:
@@ -74,6 +81,7 @@ def open_front_end(url: str, shots: Path) -> Iterator[FrontEnd]:
         try:
             page = browser.new_page(viewport=SIZE, accept_downloads=True)
             page.set_default_timeout(PATIENCE)
+            page.add_init_script(_NO_FADING)
             yield FrontEnd(page, url, shots)
         finally:
             browser.close()
