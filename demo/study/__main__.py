@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .people import PROMPTS
     from .results import write
     from .run import PEOPLE, ceiling, measure
-    from .summary import claims, summarise
+    from .summary import claims, ranking, summarise
 
     cells = measure(options.folder, options.adapters)
     truth = ceiling(options.folder)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = {cell: summarise(tensors, real) for cell, tensors in cells.items()}
     about = ABOUT.format(people=PEOPLE, seeds=PROMPTS)
     found = claims(cells, truth, rows)
-    write(options.output, rows, summarise(truth, real), found, about)
+    write(options.output, rows, summarise(truth, real), ranking(cells), found, about)
     for claim in found:
         print(f"{'yes' if claim.holds else 'NO ':3}  {claim.text}: {claim.measured}")
     return 0

@@ -11,7 +11,7 @@ from ...evaluation.axes import COLOURS, Axes
 from ...evaluation.intervals import Interval
 from ...models.files import atomically
 from .cells import BASE, MAIN, NUMBERS, RIVAL, SWEPT, USES, WEIGHTS, Cell
-from .summary import SCORES, Claim, Row
+from .summary import SCORES, Claim, Rank, Row, shown
 
 Rows = Mapping[Cell, Row]
 CEILING = Cell("real pictures", "", 0, 0.0)
@@ -23,7 +23,14 @@ _CHARTS = {
 }
 
 
-def write(output: Path, rows: Rows, ceiling: Row, found: Sequence[Claim], about: str) -> None:
+def write(
+    output: Path,
+    rows: Rows,
+    ceiling: Row,
+    ranks: Sequence[Rank],
+    found: Sequence[Claim],
+    about: str,
+) -> None:
     """Write results.md, results.csv and the charts into a folder."""
     output.mkdir(parents=True, exist_ok=True)
     _write_text(output / "results.csv", table_csv({**rows, CEILING: ceiling}))
@@ -35,7 +42,7 @@ def write(output: Path, rows: Rows, ceiling: Row, found: Sequence[Claim], about:
             with atomically(output / name) as path:
                 chart(rows, score, title, levels).save(path, "PNG")
             names.append(name)
-    _write_text(output / "results.md", page(rows, ceiling, found, about))
+    _write_text(output / "results.md", page(rows, ceiling, ranks, found, about))
 
 
 def by_number(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
@@ -95,12 +102,17 @@ def _numbers(interval: Interval | None) -> list[str]:
     return [f"{x:.5g}" for x in (interval.mean, interval.low, interval.high)]
 
 
-def page(rows: Rows, ceiling: Row, found: Sequence[Claim], about: str) -> str:
+def page(
+    rows: Rows, ceiling: Row, ranks: Sequence[Rank], found: Sequence[Claim], about: str
+) -> str:
     """The page in Markdown."""
     base = rows[Cell(BASE, "", 0, 0.0)]
     parts = [
         "# How should N references be aggregated?",
         about,
+        f"## The answer at N = {SWEPT}",
+        _answer(ranks),
+        _ranking_table(ranks),
         "## What was to be shown",
         "| | holds | measured, 95 % interval |\n|---|---|---|\n"
         + "\n".join(
@@ -136,11 +148,49 @@ def page(rows: Rows, ceiling: Row, found: Sequence[Claim], about: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _by_number_table(rows: Rows, shown: Callable[[Row], str]) -> str:
+def _answer(ranks: Sequence[Rank]) -> str:
+    first = ranks[0]
+    clear, alike = [], []
+    for rank in ranks:
+        if (rank.adapter, rank.aggregation) != MAIN:
+            (clear if _excludes_zero(rank.differences["accuracy"]) else alike).append(_name(rank))
+    told = f"Most accurate: {_name(first)}."
+    if clear:
+        told += f" The interval of the difference to {', '.join(MAIN)} excludes zero for: "
+        told += "; ".join(clear) + "."
+    if alike:
+        told += f" It does not for: {'; '.join(alike)}."
+    return told + " Differences are paired, with their 95 % intervals:"
+
+
+def _name(rank: Rank) -> str:
+    return f"`{rank.adapter}` with `{rank.aggregation}`"
+
+
+def _excludes_zero(interval: Interval) -> bool:
+    return interval.low > 0 or interval.high < 0
+
+
+def _ranking_table(ranks: Sequence[Rank]) -> str:
+    head = (
+        "| trained on, used with | accuracy, points | similarity | caption, points | copy-paste |"
+    )
+    units = {"accuracy": 100, "similarity": 1, "caption": 100, "copying": 1}
+    lines = [
+        f"| {rank.adapter}, {rank.aggregation} | "
+        + " | ".join(shown(rank.differences[score], unit) for score, unit in units.items())
+        + " |"
+        for rank in ranks
+        if (rank.adapter, rank.aggregation) != MAIN
+    ]
+    return "\n".join([head, "|---|---|---|---|---|", *lines])
+
+
+def _by_number_table(rows: Rows, figure: Callable[[Row], str]) -> str:
     head = "| trained on, used with | " + " | ".join(f"N = {n}" for n in NUMBERS) + " |"
     lines = [
         f"| {adapter}, {method} | "
-        + " | ".join(shown(rows[Cell(adapter, method, n, 1.0)]) for n in NUMBERS)
+        + " | ".join(figure(rows[Cell(adapter, method, n, 1.0)]) for n in NUMBERS)
         + " |"
         for adapter, methods in USES.items()
         for method in methods

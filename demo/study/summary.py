@@ -13,7 +13,7 @@ from ...evaluation.inception_score import inception_score
 from ...evaluation.intervals import Interval, mean_interval
 from ...evaluation.kernels import kid
 from .. import world
-from .cells import MAIN, RIVAL, SWEPT, Cell
+from .cells import MAIN, RIVAL, SWEPT, USES, Cell
 from .people import PROMPTS
 
 Tensors = Mapping[str, Tensor]
@@ -73,6 +73,28 @@ def difference(a: Tensors, b: Tensors, score: str) -> Interval:
     return mean_interval(a[score] - b[score], identities(a))
 
 
+class Rank(NamedTuple):
+    """How one way to use N = 4 references does, with its paired differences to the main one."""
+
+    adapter: str
+    aggregation: str
+    differences: dict[str, Interval]
+
+
+def ranking(cells: Mapping[Cell, Tensors]) -> list[Rank]:
+    """All adapters and aggregations at N = 4, the most accurate first."""
+
+    def accuracy(use: tuple[str, str]) -> float:
+        return cells[Cell(*use, SWEPT, 1.0)]["accuracy"].mean().item()
+
+    uses = [(adapter, method) for adapter, methods in USES.items() for method in methods]
+    main = cells[Cell(*MAIN, SWEPT, 1.0)]
+    return [
+        Rank(*use, {s: difference(cells[Cell(*use, SWEPT, 1.0)], main, s) for s in SCORES})
+        for use in sorted(uses, key=accuracy, reverse=True)
+    ]
+
+
 class Claim(NamedTuple):
     """A statement of the study and what came out."""
 
@@ -95,11 +117,11 @@ def claims(
             Claim(
                 f"{score}: N = 4 is above N = 1" + (" by at least 10 points" if least else ""),
                 gain.mean >= least and gain.low > 0,
-                _shown(gain, unit),
+                shown(gain, unit),
             )
         )
         found.append(
-            Claim(f"{score}: N = 8 is not below N = 4", further.high >= 0, _shown(further, unit))
+            Claim(f"{score}: N = 8 is not below N = 4", further.high >= 0, shown(further, unit))
         )
         share = four[score].mean().item() / ceiling[score].mean().item()
         found.append(
@@ -123,7 +145,7 @@ def claims(
             f"trained on several against one reference, at N = 4 (best: {rival.aggregation}, "
             f"lambda {rival.weight:g})",
             gain.low > 0 and caption.mean > -0.02,
-            f"{_shown(gain, 100)}, caption {_shown(caption, 100)}",
+            f"{shown(gain, 100)}, caption {shown(caption, 100)}",
         )
     )
     caption = difference(four, cells[base], "caption")
@@ -131,7 +153,7 @@ def claims(
         Claim(
             "caption alignment stays within 5 points of the base model",
             caption.low > -0.05,
-            _shown(caption, 100),
+            shown(caption, 100),
         )
     )
     fids = rows[Cell(*MAIN, SWEPT, 1.0)].fid, rows[base].fid
@@ -145,7 +167,8 @@ def claims(
     return found
 
 
-def _shown(interval: Interval, unit: float) -> str:
+def shown(interval: Interval, unit: float) -> str:
+    """A difference with its interval, times `unit`."""
     digits = 1 if unit == 100 else 3
     low, mean, high = (
         f"{unit * x:+.{digits}f}" for x in (interval.low, interval.mean, interval.high)

@@ -1,0 +1,139 @@
+"""The study's arithmetic and its page, on scores that are known beforehand."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from multi_ipadapter.demo import world
+from multi_ipadapter.demo.study.cells import MAIN, RIVAL, SWEPT, Cell, grid
+from multi_ipadapter.demo.study.results import write
+from multi_ipadapter.demo.study.summary import claims, ranking, summarise
+
+PEOPLE, WIDTH = 40, 4
+
+
+def tensors(seed: int, accuracy: float, caption: float = 0.97, shift: float = 0.0):
+    """A cell of PEOPLE * 3 pictures of that accuracy, give or take what people differ by."""
+    random = torch.Generator().manual_seed(seed)
+    count = PEOPLE * 3
+    people = torch.randn(PEOPLE, generator=torch.Generator().manual_seed(1)).repeat_interleave(3)
+    noise = 0.02 * torch.randn(count, generator=random)
+    found = {
+        "accuracy": accuracy + 0.1 * people + noise,
+        "similarity": accuracy + 0.1 * people + noise,
+        "caption": torch.full((count,), caption),
+        "copying": torch.full((count,), -0.1),
+        "features": torch.randn(count, WIDTH, generator=random) + shift,
+    }
+    for k, values in enumerate(world.ATTRIBUTES.values()):
+        found[f"attribute.{k}"] = torch.randn(count, len(values), generator=random)
+    return found
+
+
+def accuracy_of(cell: Cell) -> float:
+    if not cell.references or not cell.weight:
+        return 0.24
+    gain = {1: 0.0, 2: 0.08, 3: 0.12, 4: 0.15, 6: 0.17, 8: 0.18}[cell.references]
+    return 0.6 + gain - (0.03 if cell.adapter == RIVAL[0] else 0.0)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return {
+        cell: tensors(number, accuracy_of(cell), shift=0.0 if cell.references else 1.0)
+        for number, cell in enumerate(grid())
+    }
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return tensors(999, 0.85)
+
+
+@pytest.fixture(scope="module")
+def rows(measured, truth):
+    return {cell: summarise(found, truth["features"]) for cell, found in measured.items()}
+
+
+@pytest.fixture
+def claimed(measured, rows, truth):
+    """The claims, after some cells have been replaced."""
+
+    def claimed(altered):
+        new = {cell: summarise(found, truth["features"]) for cell, found in altered.items()}
+        return claims({**measured, **altered}, truth, {**rows, **new})
+
+    return claimed
+
+
+def test_the_grid_has_each_condition_once_and_the_sweep():
+    cells = grid()
+    assert len(set(cells)) == len(cells) == 61
+    assert {c.weight for c in cells if c[:3] == (*MAIN, SWEPT)} == {
+        *(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    }
+
+
+def test_all_claims_hold_where_they_should(claimed):
+    found = claimed({})
+    assert [claim.text for claim in found if not claim.holds] == []
+    gain = re.fullmatch(r"\+(\d+\.\d) \[\+(\d+\.\d), \+(\d+\.\d)\]", found[0].measured)
+    mean, low, high = map(float, gain.groups())
+    assert mean == pytest.approx(15, abs=0.5) and low < mean < high < 16.5
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ({Cell(*MAIN, 1, 1.0): 0.68}, "accuracy: N = 4 is above N = 1 by at least 10 points"),
+        ({Cell(*MAIN, 8, 1.0): 0.70}, "accuracy: N = 8 is not below N = 4"),
+        ({Cell(*MAIN, 4, 1.0): 0.60}, "accuracy: N = 4 reaches 80 % of real pictures"),
+        ({Cell("base", "", 0, 0.0): 0.40}, "accuracy without references is at chance"),
+        ({Cell("single", "mean", 4, 1.0): 0.76}, "trained on several against one reference"),
+    ],
+)
+def test_a_claim_that_does_not_hold_is_told(claimed, change, broken):
+    altered = {cell: tensors(5000 + k, value) for k, (cell, value) in enumerate(change.items())}
+    found = claimed(altered)
+    assert any(claim.text.startswith(broken) and not claim.holds for claim in found)
+
+
+def test_caption_and_fid_are_judged(claimed):
+    worse = {Cell(*MAIN, 4, 1.0): tensors(6000, 0.75, caption=0.9, shift=3.0)}
+    found = claimed(worse)
+    broken = [claim.text for claim in found if not claim.holds]
+    assert "caption alignment stays within 5 points of the base model" in broken
+    assert "FID of N = 4 is below the base model's" in broken
+
+
+def test_the_ranking_is_paired_and_the_best_comes_first(measured):
+    best = Cell("multi_concat", "concat", SWEPT, 1.0)
+    ranks = ranking({**measured, best: tensors(7000, 0.80)})
+    assert ranks[0][:2] == ("multi_concat", "concat")
+    gain = ranks[0].differences["accuracy"]
+    # People differ by ten points, noise by two: pairing takes the people away.
+    assert gain.mean == pytest.approx(0.05, abs=0.01) and gain.high - gain.low < 0.02
+
+
+def test_the_page_shows_what_is_there(measured, rows, truth, tmp_path):
+    found = claims(measured, truth, rows)
+    ceiling = summarise(truth, truth["features"])
+    write(tmp_path, rows, ceiling, ranking(measured), found, "About.")
+    page = (tmp_path / "results.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert links and all((tmp_path / link).is_file() for link in links)
+    for picture in tmp_path.glob("*.png"):
+        assert len(Image.open(picture).convert("RGB").getcolors(1 << 20)) > 5
+    assert re.search(r"excludes zero for: [^.]*`single` with `concat`", page)
+    with open(tmp_path / "results.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(measured) + 1
+    four = next(
+        x for x in lines if (x["adapter"], x["references"], x["weight"]) == (MAIN[0], "4", "1.0")
+    )
+    assert float(four["accuracy"]) == pytest.approx(0.75, abs=0.03)
