@@ -8,6 +8,9 @@ import { addDomWidget, addStyles, button, chain, element, keepWheel } from "./wi
 
 const WEIGHTS = "reference_weights";
 const HEIGHT = 144;
+// For all strips, because an undo makes the nodes anew.
+const thumbnails = new Map(); // source in a workflow -> names of the small pictures of its last run
+const told = new Set(); // outputs whose sources are known
 const STYLES = `
 .mip-strip { user-select: none; }
 .mip-strip-cells { display: flex; gap: 6px; margin: 0; padding: 2px; list-style: none;
@@ -37,7 +40,7 @@ export function attach(node, app) {
   chain(text, "callback", soon);
   chain(node, "onConnectionsChange", soon);
   chain(node, "onExecuted", (output) => {
-    strip.learn(output);
+    strip.learn(output, true);
     soon();
   });
 }
@@ -45,9 +48,7 @@ export function attach(node, app) {
 class Strip {
   constructor(node, app, text) {
     Object.assign(this, { node, app, text });
-    this.thumbnails = new Map(); // source -> names of the small pictures of its last run
     this.references = []; // that are shown
-    this.learned = false;
     this.known = new Map(); // source -> its weights
     this.settled = null; // references that the weights' text was last in step with
     this.seen = null;
@@ -75,25 +76,33 @@ class Strip {
   // Compare with the graph, and show what has changed; `regular` looks also settle the weights.
   look(regular) {
     if (this.app.configuringGraph) return;
-    if (!this.learned) this.learn(earlierOutput(this.node, this.app));
+    this.learn(earlierOutput(this.node, this.app), false);
     this.references = connectedReferences(this.node).map((each) => this.withPictures(each));
     if (regular) this.settle();
     this.show();
   }
 
-  // Remember the small pictures of a run, which may know more of a source than its name.
-  learn(output) {
+  // Remember the small pictures of a run, which may know more of a source than its name. Those that
+  // ComfyUI has kept are believed once: later on, other sources may be connected.
+  learn(output, isNew) {
     const slots = output?.references?.[0];
     if (!slots) return;
-    this.learned = true;
+    const run = `${this.node.id} ${JSON.stringify(slots)}`;
+    if (!isNew && told.has(run)) return;
+    told.add(run);
+    this.shown = null; // what could not be loaded may be there now
     for (const reference of connectedReferences(this.node)) {
       const found = slots.find(({ slot }) => slot === reference.slot);
-      if (found) this.thumbnails.set(sourceAndFile(reference), found.files);
+      if (found) thumbnails.set(this.placeOf(reference), found.files);
     }
   }
 
+  placeOf({ key, file }) {
+    return `${this.node.graph.id} ${key} ${file ?? ""}`;
+  }
+
   withPictures(reference) {
-    const files = this.thumbnails.get(sourceAndFile(reference));
+    const files = thumbnails.get(this.placeOf(reference));
     const known = files?.map(thumbnailAddress);
     const pictures = known ?? [reference.file]; // undefined: not known before it runs
     return { ...reference, pictures, count: pictures.length, certain: Boolean(known) };
@@ -141,8 +150,8 @@ class Strip {
 
   show() {
     const linked = this.isLinked();
-    const pictures = this.references.flatMap(({ pictures, label }) =>
-      pictures.map((source) => ({ source, label })),
+    const pictures = this.references.flatMap(({ pictures, file, label }) =>
+      pictures.map((source, i) => ({ source, spare: i === 0 ? file : undefined, label })),
     );
     const state = JSON.stringify([pictures, this.text.value, linked]);
     if (state === this.shown) return;
@@ -180,10 +189,10 @@ class Strip {
   }
 }
 
-function showCell(cell, number, { source, label }, { weight, share, linked }) {
+function showCell(cell, number, { source, spare, label }, { weight, share, linked }) {
   const [picture, input, output] = cell.children;
   const name = `Reference ${number + 1}${label ? `: ${label}` : ""}`;
-  showPicture(picture, source, name);
+  showPicture(picture, source, spare, name);
   cell.title = `${name}\n${Math.round(100 * share)} % of the whole`;
   input.disabled = linked;
   input.max = Math.max(2, weight);
@@ -193,17 +202,25 @@ function showCell(cell, number, { source, label }, { weight, share, linked }) {
   output.value = linked ? "" : String(Number(weight.toPrecision(3)));
 }
 
-function showPicture(place, source, alt) {
+// `spare` is shown where there is no `source` any more: small pictures are gone once ComfyUI starts
+// again. Without it, the number below is seen.
+function showPicture(place, source, spare, alt) {
   let image = place.querySelector("img");
   if (!source) image?.remove();
   if (!source) return;
   if (!image) {
     image = element("img", { draggable: "false", loading: "lazy" });
-    image.addEventListener("error", () => image.classList.add("mip-broken"));
+    image.addEventListener("error", () => {
+      const { spare } = image.dataset;
+      if (spare && image.getAttribute("src") !== spare) image.src = spare;
+      else image.classList.add("mip-broken");
+    });
     image.addEventListener("load", () => image.classList.remove("mip-broken"));
     place.append(image);
   }
-  if (image.getAttribute("src") !== source) image.src = source;
+  const isBroken = image.classList.contains("mip-broken");
+  if (image.dataset.source !== source || isBroken) image.src = image.dataset.source = source;
+  image.dataset.spare = spare ?? "";
   image.alt = alt;
 }
 
@@ -222,8 +239,4 @@ function statusOf(weights, total, linked) {
 
 function count(references) {
   return references.reduce((sum, reference) => sum + reference.count, 0);
-}
-
-function sourceAndFile({ key, file }) {
-  return `${key} ${file ?? ""}`;
 }

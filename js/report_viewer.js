@@ -24,9 +24,10 @@ const STYLES = `
   background: var(--comfy-menu-bg, #171718); box-shadow: inset 0 -1px var(--mip-line); }
 .mip-report th button { width: 100%; padding: 3px 4px; border: 0; text-align: inherit;
   background: none; white-space: nowrap; }
-.mip-report th button::after { content: "↕"; padding-left: 2px; font-size: 9px; opacity: 0.5; }
-.mip-report th[aria-sort=ascending] button::after { content: "▲"; opacity: 1; }
-.mip-report th[aria-sort=descending] button::after { content: "▼"; opacity: 1; }
+.mip-report th button::after { content: "↕"; padding-left: 2px; font-size: 9px;
+  color: var(--mip-soft); }
+.mip-report th[aria-sort=ascending] button::after { content: "▲"; color: inherit; }
+.mip-report th[aria-sort=descending] button::after { content: "▼"; color: inherit; }
 .mip-report td { padding: 3px 4px; border-bottom: 1px solid var(--mip-line);
   white-space: nowrap; }
 .mip-report td.mip-soft { max-width: 110px; overflow: hidden; text-overflow: ellipsis; }

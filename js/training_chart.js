@@ -1,7 +1,7 @@
 // The live chart on the Train node: how the run of the node's name goes, or went.
 
 import { api } from "../../scripts/api.js";
-import { EVENT, TrainingData } from "./training_data.js";
+import { EVENT, TrainingData, runOf } from "./training_data.js";
 import { TrainingView } from "./training_view.js";
 import { isThere } from "./watch_node.js";
 import { addDomWidget, chain, showNoOtherPictures } from "./widgets.js";
@@ -49,10 +49,10 @@ function nameWidget(node) {
   return node.widgets?.find((widget) => widget.name === "name");
 }
 
-// As the server names the run's folder; null when the name comes by a wire.
+// Null when the name comes by a wire.
 function runName(node) {
   if (node.inputs?.some((input) => input.name === "name" && input.link != null)) return null;
-  return String(nameWidget(node)?.value ?? "").replace(/\.safetensors$/, "");
+  return runOf(String(nameWidget(node)?.value ?? ""));
 }
 
 // An id inside a subgraph has the ids of the blocks around it before its own.

@@ -7,6 +7,11 @@ export const VALIDATION = ["matched", "none", "shuffled"];
 export const CURVES = ["loss", ...VALIDATION, "learning_rate"];
 const MOST_POINTS = 4000; // of a curve; then neighbours are joined
 
+// As the server names a run's folder.
+export function runOf(name) {
+  return name.replace(/\.safetensors$/, "");
+}
+
 export class TrainingData {
   // `onChange` is called after every change.
   constructor(onChange) {
@@ -80,8 +85,11 @@ export class TrainingData {
     return api.apiURL(`/view?${query}`);
   }
 
-  stop() {
-    return api.interrupt(null);
+  // Interrupt the graph that trains this run, and no other; whether it was found.
+  async stop() {
+    const prompt = await runningPrompt(this.status.node, this.run);
+    if (prompt) await api.interrupt(prompt);
+    return Boolean(prompt);
   }
 
   tableAddress() {
@@ -89,10 +97,23 @@ export class TrainingData {
   }
 }
 
+function readHistory(run) {
+  return read(`/multi_ipadapter/training?${new URLSearchParams({ run })}`);
+}
+
+// Id of the running prompt whose node trains the run; a name may come by a wire.
+async function runningPrompt(node, run) {
+  const trains = ({ class_type: type, inputs }) =>
+    type === "MultiIPAdapter_Train" &&
+    (typeof inputs.name !== "string" || runOf(inputs.name) === run);
+  const running = (await read("/queue"))?.queue_running ?? [];
+  return running.find(([, , graph]) => graph[node] && trains(graph[node]))?.[1];
+}
+
 // Null when the server has no such address or does not answer.
-async function readHistory(run) {
+async function read(address) {
   try {
-    const answer = await api.fetchApi(`/multi_ipadapter/training?${new URLSearchParams({ run })}`);
+    const answer = await api.fetchApi(address);
     return answer.ok ? await answer.json() : null;
   } catch {
     return null;

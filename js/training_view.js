@@ -19,7 +19,9 @@ const STYLES = `${CHART_STYLES}
 .mip-training .legend { display: grid; grid-template-columns: repeat(3, 1fr); gap: 4px; }
 .mip-training .legend button { display: flex; align-items: center; gap: 5px; padding: 1px 6px;
   white-space: nowrap; }
-.mip-training .legend button[aria-pressed=false] { opacity: 0.5; text-decoration: line-through; }
+.mip-training .legend button[aria-pressed=false] { color: var(--mip-soft);
+  text-decoration: line-through; }
+.mip-training .legend button[aria-pressed=false] i { opacity: 0.4; }
 .mip-training .legend .at { align-self: center; text-align: center; }
 .mip-training .legend i { flex: none; width: 8px; height: 8px; background: var(--colour); }
 .mip-training .legend .circle { border-radius: 50%; }
@@ -207,9 +209,9 @@ export class TrainingView {
   }
 
   // ComfyUI's own button does not know the run any more once the page was loaded again.
-  stop() {
+  async stop() {
     this.stopButton.disabled = true;
-    this.data.stop();
+    if (!(await this.data.stop())) this.update(); // it may be tried again
   }
 
   savePicture() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ import pytest
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 from multi_ipadapter.demo.client import ComfyClient
+
+from .contrast import CONTRASTS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 FLAGS = (
@@ -29,13 +32,25 @@ _READY = (
     "() => window.app?.vueAppReady && app.extensionManager?.workflow?.activeWorkflow?.isLoaded"
     " && app.canvas?.canvas?.width > 0"
 )
-# What the front end says by itself: it asks for files that a new user does not have, other hosts
-# about models that its own first workflow names, and first for a help page of the language.
-_ITS_OWN = ("/userdata", "/user.css", "favicon.ico", "Content Security Policy")
-_ITS_OWN += ("graph accessed before initialization", "/en.md")
+# What the front end says by itself, with the address that it is about or comes from: it asks for
+# files that a new user does not have, first for a help page of the language, and other hosts about
+# models that its own first workflow names.
+_HERE = r"\(http://127\.0\.0\.1:\d+"
+_NOT_THERE = (
+    r"/api/userdata[/?]\S*",
+    r"(/api)?/user\.css",
+    r"/favicon\.ico",
+    r"\S*/docs/\w+/en\.md",
+)
+_ITS_OWN = re.compile(
+    rf"Failed to load resource: .* 404 .*{_HERE}({'|'.join(_NOT_THERE)})\)"
+    rf"|.*https://.*Content Security Policy.*{_HERE}/assets/\S+\)"
+    rf"|ComfyApp graph accessed before initialization {_HERE}/assets/\S+\)",
+    re.DOTALL,
+)
 # While it works the front end dims the page. It takes the dimming away when that has faded out, but
-# if it dims again meanwhile, the first dimming stays for ever and swallows each click. What does not
-# fade goes at once.
+# if it dims again meanwhile, the first dimming stays for ever and swallows each click. What does
+# not fade goes at once.
 _NO_FADING = """addEventListener('DOMContentLoaded', () => {
     const style = document.createElement('style')
     style.textContent = '.p-blockui-mask { animation: none !important }'
@@ -48,13 +63,20 @@ def find_browser() -> str | None:
     return os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def require_browser() -> None:
+    """Skip the test where there is no browser; where CI has installed one, that is an error."""
+    if find_browser() is not None:
+        return
+    missing = "no Chromium or Chrome found for the browser tests; install one, or name it in CHROME"
+    if os.environ.get("MULTI_IPADAPTER_NEED_BROWSER"):
+        pytest.fail(f"{missing}: MULTI_IPADAPTER_NEED_BROWSER is set")
+    pytest.skip(missing)
+
+
 @pytest.fixture(scope="module")
 def front_end(server, tmp_path_factory) -> Iterator[FrontEnd]:
     """A tab on the tests' server; pictures of it stay in MULTI_IPADAPTER_ARTIFACTS."""
-    if find_browser() is None:
-        pytest.skip(
-            "no Chromium or Chrome found for the browser tests; install one, or name it in CHROME"
-        )
+    require_browser()
     server.client.post_json("/settings/Comfy.TutorialCompleted", True)  # no dialog over the canvas
     shots = os.environ.get("MULTI_IPADAPTER_ARTIFACTS") or tmp_path_factory.mktemp("browser")
     with open_front_end(server.client.url, Path(shots)) as opened:
@@ -87,6 +109,9 @@ def open_front_end(url: str, shots: Path) -> Iterator[FrontEnd]:
             browser.close()
 
 
+THEMES = ("dark", "light", "nord", "github")
+
+
 class FrontEnd:
     """A tab with ComfyUI in it, and everything that went wrong there (`errors`)."""
 
@@ -102,7 +127,7 @@ class FrontEnd:
             self._note(f"{message.text} ({message.location.get('url', '')})")
 
     def _note(self, text: str) -> None:
-        if not any(part in text for part in _ITS_OWN):
+        if not _ITS_OWN.fullmatch(text):
             self.errors.append(text)
 
     def open(self) -> None:
@@ -130,6 +155,23 @@ class FrontEnd:
         self.run(
             "([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value]
         )
+
+    def switch_theme(self, theme: str) -> None:
+        """Until the page has the theme's colours, and no colour is on its way any more."""
+        colours = """() => {
+            const style = getComputedStyle(document.documentElement)
+            return style.getPropertyValue('--comfy-menu-bg') + style.getPropertyValue('--fg-color')
+        }"""
+        before = self.run(colours)
+        if self.run("() => app.extensionManager.setting.get('Comfy.ColorPalette')") == theme:
+            return
+        self.set("Comfy.ColorPalette", theme)
+        self.wait(f"before => ({colours})() !== before", before)
+        self.wait("() => !document.getAnimations().some(moving => moving instanceof CSSTransition)")
+
+    def contrasts(self, selector: str) -> list[tuple[str, float, float]]:
+        """(text, contrast that it needs, contrast that it has) of what is seen in an element."""
+        return self.run(CONTRASTS, selector)
 
     def drop(self, name: str, graph: Mapping[str, Any]) -> None:
         """Drag a file with a workflow, or with an API prompt, onto the canvas."""

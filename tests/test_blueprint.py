@@ -132,6 +132,8 @@ def test_the_block_shows_what_its_subgraph_takes_and_gives(blueprint):
     names = [slot["name"] for slot in node["inputs"]]
     assert names[:2] == ["model", "reference_image_0"]
     assert {"ipadapter_file", "clip_name", "weight", "reference_weights"} <= set(names)
+    (faces,) = (n["type"] for name, n, _ in ends(blueprint) if name == "face_analysis")
+    assert faces == "MultiIPAdapter_EncodeReferences", "for FaceID adapters"
     assert [slot["type"] for slot in node["outputs"]] == ["MODEL"]
 
 

@@ -58,6 +58,23 @@ def test_the_page_loads_without_errors(front_end):  # noqa: F811
     assert front_end.errors == []
 
 
+def test_what_goes_wrong_in_the_pack_is_heard(front_end):  # noqa: F811
+    """By all of these tests, also where it sounds like something of the front end's own."""
+    front_end.errors.clear()
+    front_end.run(
+        """async folder => {
+            for (const name of ['userdata.js', 'user.css', 'docs/en.md'])
+                await fetch(`/extensions/${folder}/${name}`)
+            console.error('graph accessed before initialization of /userdata')
+            setTimeout(() => { throw new Error('/en.md and Content Security Policy') })
+            await new Promise(done => setTimeout(done, 100))
+        }""",
+        PACK_NAME,
+    )
+    assert len(front_end.errors) == 5
+    front_end.errors.clear()
+
+
 def test_all_nodes_are_found_by_the_search(tab, names):
     for name in names.values():
         search(tab, name).filter(has_text=name).first.wait_for()

@@ -7,7 +7,7 @@ from transformers import CLIPModel
 
 from multi_ipadapter.evaluation.report import read_json
 
-from .browser import front_end  # noqa: F401
+from .browser import THEMES, front_end  # noqa: F401
 from .evaluation_world import write_pictures
 from .network_files import randomise
 from .test_transformer_networks import clip_config
@@ -211,3 +211,30 @@ def test_an_opened_workflow_has_its_results_again(tab):
         [SWEPT, SWEPT],
     )
     tab.wait(f"() => ({TABLE})(0).length == 2")
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_everything_is_readable_in_each_theme(tab, world, theme):
+    picture = {"filename": "000.png", "subfolder": "drawn", "type": "output"}
+    missing = {"value": None, "low": None, "high": None, "reason": "fewer than 50 pictures"}
+    try:
+        tab.switch_theme(theme)
+        put(tab, "Evaluate")
+        found = tab.contrasts(".mip-report")
+        show(tab, {}, missing, warnings=["little"], figures=["best"], images=[picture])
+        heading(tab, "value").get_by_role("button").click()
+        tab.page.get_by_text("1 warning").click()
+        found += tab.contrasts(".mip-report")
+        tab.page.locator(".mip-report tbody tr").first.hover()
+        found += tab.contrasts(".mip-report")
+        tab.shot(f"report_{theme}")
+        tab.page.get_by_role("button", name="Enlarge best").click()
+        found += tab.contrasts("dialog.mip")
+        tab.page.keyboard.press("Escape")
+        texts = {text for text, *_ in found}
+        assert {"fid", "little", "1 warning", "best", missing["reason"], "✕", "value"} <= texts
+        assert any("Results" in text for text in texts)
+        assert {"▲", "↕"} <= {text.strip('"') for text in texts}
+        assert [entry for entry in found if entry[2] < entry[1]] == []
+    finally:
+        tab.switch_theme("dark")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from .browser import front_end  # noqa: F401
+from .browser import THEMES, front_end  # noqa: F401
 from .evaluation_world import write_pictures
 
 NAMES = ["000.png", "001.png", "002.png"]
@@ -20,6 +20,7 @@ STRIP = """() => {
 }"""
 BUILD = """async names => {
   app.graph.clear()
+  app.graph.id = crypto.randomUUID()  // as each workflow of a user has one
   app.nodeOutputs = {}
   const make = (type, x, y) => {
     const node = LiteGraph.createNode(type)
@@ -148,9 +149,7 @@ def test_what_the_strip_writes_can_be_undone(strip):
 
 def undo(tab):
     """As Ctrl+Z does; ComfyUI then builds the graph anew."""
-    tab.run(
-        "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()",
-    )
+    tab.run("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
     tab.run(FIND)
 
 
@@ -264,17 +263,23 @@ def test_typing_moves_the_sliders(strip):
         strip.errors.clear()
 
 
-def test_a_run_shows_the_pictures_of_a_batch(strip):
-    build(strip, ["000.png", "batch.png"])
-    settle(strip)
-    strip.press_run()
-    wait_for_cells(strip, 1 + BATCH)
-    sources = [cell["source"] for cell in strip.run(STRIP)]
-    assert all("type=temp" in source for source in sources)
-    assert sources[0] == sources[1]  # the batch begins with the same picture
-    assert len(set(sources)) == BATCH
-    strip.page.get_by_label("Weight of reference 4, batch.png").fill("1.5")
-    assert weights(strip) == "1, 1, 1, 1.5"
-    strip.run("() => encode.disconnectInput(slot(0))")
-    strip.wait("weights().value == '1, 1, 1.5'")
-    assert [cell["source"] for cell in strip.run(STRIP)] == sources[1:]
+@pytest.mark.parametrize("theme", THEMES)
+def test_everything_is_readable_in_each_theme(strip, theme):
+    try:
+        strip.switch_theme(theme)
+        strip.run("() => { weights().value = '1, 0.5' }")
+        strip.wait("() => encode_strip().querySelector('button:enabled')")
+        found = strip.contrasts(".mip-strip")
+        strip.shot(f"strip_{theme}")
+        strip.run("() => { weights().value = 'much' }")
+        strip.wait("() => encode_strip().querySelector('.mip-problem')?.textContent")
+        found += strip.contrasts(".mip-strip")
+        strip.run("() => pictures.forEach(node => app.graph.remove(node))")
+        strip.wait(f"({STRIP})().length == 0")
+        found += strip.contrasts(".mip-strip")
+        texts = {text for text, *_ in found}
+        assert {"1", "2", "0.5", "Reset", "2 references, weighted"} <= texts
+        assert any("Weights must be" in t for t in texts) and any("Connect" in t for t in texts)
+        assert [entry for entry in found if entry[2] < entry[1]] == []
+    finally:
+        strip.switch_theme("dark")
