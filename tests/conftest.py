@@ -50,6 +50,8 @@ from .people import write_noise, write_people  # noqa: E402
 
 # ComfyUI v0.18.2 has no MediaPipe detector; what is said there is tested with the nodes.
 collect_ignore = [] if find_spec("comfy_extras.mediapipe") else ["test_faces_mediapipe.py"]
+if os.name == "nt":
+    collect_ignore.append("test_ci.py")  # it is about a script for bash
 
 
 @pytest.fixture(autouse=True)
