@@ -95,21 +95,135 @@ FROZEN = {
         "order": False,
         "drop_duplicates": False,
     },
+    "MultiIPAdapter_Sweep": {
+        "model": True,
+        "clip": True,
+        "vae": True,
+        "adapter": True,
+        "clip_vision": True,
+        "dataset": True,
+        "name": True,
+        "prompts": False,
+        "negative": False,
+        "weights": False,
+        "references": False,
+        "identities": False,
+        "per_prompt": False,
+        "aggregation": False,
+        "fit": False,
+        "width": False,
+        "height": False,
+        "seed": False,
+        "steps": False,
+        "cfg": False,
+        "sampler_name": False,
+        "scheduler": False,
+    },
+    "MultiIPAdapter_Evaluate": {
+        "generated": False,
+        "real": False,
+        "references": False,
+        "prompt": False,
+        "metrics": False,
+        "name": False,
+        "generated_images": False,
+        "real_images": False,
+        "reference_images": False,
+        "clip_vision": False,
+        "clip": False,
+        "dino": False,
+        "lpips": False,
+        "resize": False,
+        "statistics": False,
+        "save_statistics": False,
+        "mixed_sizes": False,
+        "splits": False,
+        "batch_size": False,
+        "seed": False,
+    },
+    "MultiIPAdapter_Report": {
+        "reports": True,
+        "name": False,
+        "labels": False,
+        "pictures": False,
+        "metric": False,
+    },
+    "MultiIPAdapter_Score": {
+        "images": True,
+        "others": True,
+        "metric": True,
+        "clip_vision": False,
+        "clip": False,
+        "dino": False,
+        "lpips": False,
+    },
+    "MultiIPAdapter_Rank": {
+        "images": True,
+        "metric": True,
+        "keep": False,
+        "order": False,
+        "references": False,
+        "targets": False,
+        "prompt": False,
+        "latents": False,
+        "clip_vision": False,
+        "clip": False,
+        "dino": False,
+        "lpips": False,
+        "weights": False,
+    },
 }
+# (name, type): links are saved by position and type, and people are told the names.
 FROZEN_OUTPUTS = {
-    "MultiIPAdapter_Load": ["MULTI_IPADAPTER"],
-    "MultiIPAdapter_EncodeReferences": ["REFERENCE_EMBEDS"],
-    "MultiIPAdapter_Apply": ["MODEL"],
-    "MultiIPAdapter_SaveReferences": ["STRING"],
-    "MultiIPAdapter_LoadReferences": ["REFERENCE_EMBEDS"],
-    "MultiIPAdapter_Dataset": ["REFERENCE_DATASET", "STRING"],
-    "MultiIPAdapter_Train": ["MULTI_IPADAPTER", "LOSS_MAP", "IMAGE", "IMAGE"],
-    "MultiIPAdapter_Save": ["STRING"],
-    "MultiIPAdapter_Demo": ["MODEL", "CLIP", "VAE", "CLIP_VISION", "MULTI_IPADAPTER"],
-    "MultiIPAdapter_DemoReferences": ["IMAGE", "IMAGE", "STRING"],
-    "MultiIPAdapter_ClassWord": ["STRING", "STRING"],
-    "MultiIPAdapter_LoadFaceAnalysis": ["MULTI_IPADAPTER_FACES"],
-    "MultiIPAdapter_PrepareFaces": ["IMAGE", "MASK", "INT", "IMAGE", "STRING"],
+    "MultiIPAdapter_Load": [("adapter", "MULTI_IPADAPTER")],
+    "MultiIPAdapter_EncodeReferences": [("references", "REFERENCE_EMBEDS")],
+    "MultiIPAdapter_Apply": [("MODEL", "MODEL")],
+    "MultiIPAdapter_SaveReferences": [("references_file", "STRING")],
+    "MultiIPAdapter_LoadReferences": [("references", "REFERENCE_EMBEDS")],
+    "MultiIPAdapter_Dataset": [("dataset", "REFERENCE_DATASET"), ("report", "STRING")],
+    "MultiIPAdapter_Train": [
+        ("adapter", "MULTI_IPADAPTER"),
+        ("loss_map", "LOSS_MAP"),
+        ("chart", "IMAGE"),
+        ("preview", "IMAGE"),
+    ],
+    "MultiIPAdapter_Save": [("ipadapter_file", "STRING")],
+    "MultiIPAdapter_Demo": [
+        ("MODEL", "MODEL"),
+        ("CLIP", "CLIP"),
+        ("VAE", "VAE"),
+        ("CLIP_VISION", "CLIP_VISION"),
+        ("adapter", "MULTI_IPADAPTER"),
+    ],
+    "MultiIPAdapter_DemoReferences": [
+        ("references", "IMAGE"),
+        ("truth", "IMAGE"),
+        ("caption", "STRING"),
+    ],
+    "MultiIPAdapter_ClassWord": [("word", "STRING"), ("scores", "STRING")],
+    "MultiIPAdapter_LoadFaceAnalysis": [("face_analysis", "MULTI_IPADAPTER_FACES")],
+    "MultiIPAdapter_PrepareFaces": [
+        ("faces", "IMAGE"),
+        ("masks", "MASK"),
+        ("indices", "INT"),
+        ("sheet", "IMAGE"),
+        ("report", "STRING"),
+    ],
+    "MultiIPAdapter_Sweep": [("folder", "STRING"), ("sheet", "IMAGE")],
+    "MultiIPAdapter_Evaluate": [
+        ("report", "EVALUATION_REPORT"),
+        ("text", "STRING"),
+        ("table", "IMAGE"),
+    ],
+    "MultiIPAdapter_Report": [("figures", "IMAGE"), ("text", "STRING")],
+    "MultiIPAdapter_Score": [("mean", "FLOAT"), ("scores", "FLOAT"), ("text", "STRING")],
+    "MultiIPAdapter_Rank": [
+        ("images", "IMAGE"),
+        ("latents", "LATENT"),
+        ("indices", "INT"),
+        ("scores", "FLOAT"),
+        ("strip", "IMAGE"),
+    ],
 }
 
 
@@ -153,7 +267,7 @@ def node(request, nodes):
 
 
 def test_the_ids_are_frozen(nodes):
-    assert set(nodes) >= set(FROZEN)
+    assert set(nodes) == set(FROZEN) == set(FROZEN_OUTPUTS)
     assert all(name.startswith("MultiIPAdapter_") for name in nodes)
 
 
@@ -166,13 +280,15 @@ def test_inputs_are_frozen(node):
 
 def test_outputs_are_frozen(node):
     frozen = FROZEN_OUTPUTS[node.GET_SCHEMA().node_id]
-    found = [output.get_io_type() for output in node.GET_SCHEMA().outputs]
+    info = node.GET_NODE_INFO_V1()
+    found = list(zip(info["output_name"], info["output"], strict=True))
     assert found[: len(frozen)] == frozen
 
 
 def test_schema_and_execute_agree(nodes):
     for node in nodes.values():
         inputs, parameters = inputs_of(node), parameters_of(node)
+        parameters = {k: p for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
         assert list(inputs) == list(parameters), node
         for name, x in inputs.items():
             default = parameters[name].default

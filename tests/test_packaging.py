@@ -1,8 +1,8 @@
 """What users of the registry and of ComfyUI-Manager get: the metadata, and the archive at work.
 
 The archive is what git tracks, less what .comfyignore names; git's own reading of that file takes
-the place of comfy-cli, which brings 50 packages along. Compared by hand with comfy-cli 1.23.0:
-`comfy node pack` put the same files into its archive, and `comfy node validate` warned of nothing.
+the place of comfy-cli, which brings 50 packages along. CI runs comfy-cli's `node validate`, which
+must warn of nothing, and compares what its `node pack` puts into the archive.
 """
 
 from __future__ import annotations
@@ -138,6 +138,38 @@ def test_ci_runs_what_the_metadata_promises():
     assert f"v{oldest}" in {leg["comfyui"] for leg in matrix["include"]}
     assert PROJECT["project"]["requires-python"] == f">={matrix['python'][0]}"
     assert {name.partition("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+
+
+def steps_of(job: str, file: str = "ci.yml") -> list[dict]:
+    """Steps of a job of a GitHub workflow."""
+    text = (ROOT / ".github" / "workflows" / file).read_text(encoding="utf-8")
+    return yaml.safe_load(text)["jobs"][job]["steps"]
+
+
+def test_on_linux_ci_needs_a_browser():
+    (tests,) = [step for step in steps_of("test") if step.get("run") == "python dev.py test"]
+    assert (
+        tests["env"]["MULTI_IPADAPTER_NEED_BROWSER"] == "${{ runner.os == 'Linux' && '1' || '' }}"
+    )
+
+
+def test_ci_runs_comfy_cli_of_one_version():
+    script = "\n".join(step.get("run", "") for step in steps_of("archive"))
+    assert re.search(r"pip install comfy-cli==\d+\.\d+\.\d+$", script, re.M)
+    assert "node validate" in script and "node pack" in script
+
+
+def test_actions_of_others_are_named_by_their_commit():
+    """A tag can be moved; GitHub's own are trusted."""
+    used = [
+        step["uses"]
+        for file, job in (("ci.yml", "test"), ("ci.yml", "archive"), ("publish.yml", "publish"))
+        for step in steps_of(job, file)
+        if "uses" in step
+    ]
+    others = [name for name in used if not name.startswith("actions/")]
+    assert len(others) == 2
+    assert [name for name in others if not re.search(r"@[0-9a-f]{40}$", name)] == []
 
 
 @pytest.mark.parametrize(("entry", "shape"), [("Icon", (400, 400)), ("Banner", (1260, 540))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import uuid
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from safetensors import safe_open
 from multi_ipadapter.demo.prompt import demo_prompt
 
 from .people import SMALL
-from .schemas import prompt_problems, to_prompt, workflow_problems
+from .schemas import FILE_INPUTS, prompt_problems, to_prompt, workflow_problems
 from .test_celeba import write_celeba
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))
+PHOTOGRAPHS = ("sd15_multi_reference", "sdxl_multi_reference")
 SIZE, MOST_BYTES = (640, 360), 60_000  # of a thumbnail
 
 
@@ -29,6 +31,12 @@ def read(path):
 
 def stem(path):
     return path.stem
+
+
+def note_of(path):
+    """The text that explains a workflow."""
+    (note,) = [n for n in read(path)["nodes"] if n["type"] == "MarkdownNote"]
+    return note["widgets_values"][0]
 
 
 def test_expected_files_are_there():
@@ -71,6 +79,32 @@ def test_workflow_has_a_thumbnail(path):
     assert file.stat().st_size <= MOST_BYTES
     with Image.open(file) as picture:
         assert (picture.format, picture.size) == ("JPEG", SIZE)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
+def test_workflow_has_an_id_of_its_own(path):
+    """The front end tells graphs apart by it; what it shows as title is the file's name."""
+    assert read(path)["id"] == str(uuid.uuid5(uuid.NAMESPACE_URL, f"multi-ipadapter/{path.stem}"))
+    headings = [note_of(other).splitlines()[0] for other in WORKFLOWS]
+    assert headings.count(note_of(path).splitlines()[0]) == 1
+    assert re.match(r"## \w", note_of(path))
+
+
+@pytest.mark.parametrize("name", [*PHOTOGRAPHS, "portrait", "portrait_pose", "two_people"])
+def test_the_note_says_who_publishes_each_file(name):
+    prompt = read(ROOT / "workflows" / "api" / f"{name}.json")
+    models = set(FILE_INPUTS) - {"image"}
+    files = {x["inputs"][key] for x in prompt.values() for key in models & x["inputs"].keys()}
+    rows = re.findall(
+        r"^\| \*\*(\w+)\*\* \| \*\*(.+)\*\* \| (.+) \|$",
+        note_of(WORKFLOWS[0].with_stem(name)),
+        re.M,
+    )
+    assert {file for _, file, _ in rows} == files - {"auto"}
+    assert all(re.match(r"[\w-]+/[\w.-]+", where) for _, _, where in rows)
+    assert {folder for folder, _, _ in rows} >= {"checkpoints", "clip_vision", "ipadapter"}
+    page = (ROOT / "docs" / "portraits.md").read_text(encoding="utf-8")
+    assert name in PHOTOGRAPHS or [row for row in rows if f"{row[1]}`" not in page] == []
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=stem)
