@@ -104,10 +104,14 @@ def _read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+
+    def add(name: str, help: str, **how) -> None:
+        default = "" if how.get("default") in (None, "") else " (default: %(default)s)"
+        parser.add_argument(name, help=help + default, **how)
+
     add("generated", type=Path, help="folder of generated pictures, with manifest.jsonl or not")
     add("real", type=Path, nargs="?", help="folder of real pictures")
-    add("--metrics", default="fid,is,kid", help=f"comma separated; of {', '.join(METRICS)}")
+    add("--metrics", default="fid,is,kid", help=f"comma separated, of {', '.join(METRICS)}")
     add("--out", type=Path, default=Path("report.json"), help="report to write")
     add("--csv", action="store_true", help="write tables beside the report, too")
     add("--references", type=Path, help="folder of reference pictures, one folder per identity")
@@ -115,19 +119,20 @@ def _read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--weights", type=Path, help="folder of the networks (default: ComfyUI's models/metrics)")
     add("--tokenizer", type=Path, help="folder of CLIP's vocab.json and merges.txt")
     add("--clip", choices=CLIPS, default=CLIPS[0], help="network of the alignment scores")
-    add("--dino", choices=DINOS, default=DINOS[0])
-    add("--lpips", choices=LPIPS, default=LPIPS[0])
+    add("--dino", choices=DINOS, default=DINOS[0], help="network of dino")
+    add("--lpips", choices=LPIPS, default=LPIPS[0], help="network of lpips and lpips_diversity")
     add("--resize", choices=MODES, default=MODES[0], help="of the FID-Inception")
     add("--conditioning", type=Path, help="image encoder that conditioned the pictures")
     add("--statistics", type=Path, help="file in place of the real pictures, for FID")
     add("--save-statistics", type=Path, help="write those of the real pictures")
     add("--features", type=Path, help="folder that keeps the features (default: while running)")
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=32, help="pictures at a time")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--mixed-sizes", choices=MIXED_SIZES, default=MIXED_SIZES[0])
+    sizes = "pictures of another size than most: resize them like the others, or leave them out"
+    add("--mixed-sizes", choices=MIXED_SIZES, default=MIXED_SIZES[0], help=sizes)
     add("--splits", type=int, default=10, help="of the Inception Score")
     add("--fid-minimum", type=int, default=50, help="no FID below so many pictures")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of drawn subsets and intervals")
     return parser.parse_args(arguments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from .pictures import FolderSource, ListSource, Source, TensorSource, left_out
 MANIFEST = "manifest.jsonl"
 _MAX_LINE = 1 << 20
 _MAX_PROMPT = 4096  # characters; text encoders read far fewer
+_KEYS = ("image", "identity", "prompt", "references", "given", "target", "conditions", "encoder")
 _EXAMPLE = (
     '{"image": "a/1.png", "identity": "a", "prompt": "...", "references": ["a/ref.png"], '
     '"target": "a/held_out.png", "conditions": {"weight": 0.6, "references": 4}}'
@@ -87,7 +89,7 @@ def read_generated(
         prompt: for pictures that have none.
 
     Raises:
-        ValueError: no folder, or no usable picture in it.
+        ValueError: no folder, or no usable picture in it; or a manifest with misspelt keys.
     """
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
@@ -187,13 +189,13 @@ class _ByIdentity:
         if self._unmatched:
             some = ", ".join(sorted(self._unmatched)[:5])
             notes.append(
-                f"{len(self._unmatched)} identities have no references ({some}): expected folders "
-                f"of the same name in {root}."
+                f"Identities without references: {len(self._unmatched)} ({some}). Expected "
+                f"folders of the same name in {root}."
             )
         if self._nameless:
             notes.append(
-                f"{self._nameless} pictures lie in no identity's folder; they are compared with "
-                "the references of all identities."
+                f"Pictures in no identity's folder: {self._nameless}; compared with the "
+                "references of all identities."
             )
         return notes
 
@@ -251,6 +253,7 @@ def _by_manifest(folder: Path, given: str | Path | None, prompt: str) -> Generat
     safe, skipped = SafeFolder(folder), []
     names, entries, encoders = [], [], set()
     for line, record in _lines(folder / MANIFEST, skipped):
+        _check_keys(record, line)
         try:
             name, entry = _read_entry(record, safe, references, targets, prompt)
         except ValueError as error:
@@ -282,10 +285,7 @@ def _without_references(entries: Sequence[Entry], references: _Paths) -> list[st
     count = sum(entry.references is None for entry in entries)
     if not count or references.source() is None:
         return []
-    return [
-        f"{count} lines of {MANIFEST} name no references; these pictures are compared with those "
-        "of all lines."
-    ]
+    return [f"Lines of {MANIFEST} without references: {count}; compared with those of all lines."]
 
 
 def _lines(path: Path, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
@@ -298,6 +298,21 @@ def _lines(path: Path, skipped: list[Skipped]) -> Iterator[tuple[int, Any]]:
             except (ValueError, RecursionError) as error:
                 reason = f"not valid JSON ({error})"
                 skipped.append(Skipped(f"{path.name}, line {number}", reason))
+
+
+def _check_keys(record: Any, line: int) -> None:
+    """A misspelt key is a mistake of the whole file's, not a bad picture's; others are ignored.
+
+    Raises:
+        ValueError: a key that looks like a misspelt one.
+    """
+    for key in record if isinstance(record, dict) else ():
+        meant = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
+        if key not in _KEYS and meant:
+            raise ValueError(
+                f"Misspelt key {key!r:.100} in {MANIFEST}, line {line}; expected {meant[0]!r}. "
+                f"Correct or rename it; known keys are {', '.join(_KEYS)}."
+            )
 
 
 def _read_entry(

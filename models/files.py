@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 import re
@@ -16,6 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_HEAD = 512  # bytes that tell what a file is
+_LFS = b"version https://git-lfs.github.com/spec/"
+_PAGE = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype|html|head|body|\?xml)\b", re.I | re.S
+)
 
 
 def read_tensors(path: str | Path) -> tuple[dict, dict[str, str]]:
@@ -34,18 +40,55 @@ def read_tensors(path: str | Path) -> tuple[dict, dict[str, str]]:
             f"There is no file {path.name} in {path.parent}. Check the name, or put the file there."
         )
     pickled = path.suffix.lower() in PICKLE_SUFFIXES
-    _check_suffix(path, pickled)
+    head = _read_head(path)
+    _refuse_text(path, head)
+    _check_suffix(path, pickled, head)
     return (_read_pickle(path), {}) if pickled else _read_safetensors(path)
 
 
-def _check_suffix(path: Path, pickled: bool) -> None:
-    """Files with the wrong suffix are common; either reader would call them damaged."""
+def _read_head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            return file.read(_HEAD)
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error}. Check its permissions.") from error
-    if pickled and head[4:] == b"\0\0\0\0{":  # length of the header (8 bytes), then JSON
+
+
+def _refuse_text(path: Path, head: bytes) -> None:
+    """What is saved in place of a file when a download goes wrong is text."""
+    size = f"{path.name} ({path.stat().st_size} bytes)"
+    if head.startswith(_LFS):
+        raise ValueError(
+            f"{size} is a Git LFS pointer: a note that stands for the file, not the file. Run "
+            "'git lfs pull' in the clone that it came from, or download the file itself from its "
+            "page."
+        )
+    if _PAGE.match(head):
+        raise ValueError(
+            f"{size} is a web page, not the file: the page that shows the file was saved, or one "
+            "that asks to log in. Download it again, by the page's download button."
+        )
+    if len(head) >= 4 and _is_text(head):
+        begins = " ".join(head.decode(errors="replace").split())[:60]
+        raise ValueError(
+            f"{size} is a text file that begins with {begins!r}; expected tensors. It may be a "
+            "server's answer that was saved in place of the file. Download it again, or choose "
+            "another file."
+        )
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether it is UTF-8, maybe cut off within a letter, without control characters."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter.isspace() or letter == "\ufeff" for letter in text)
+
+
+def _check_suffix(path: Path, pickled: bool, head: bytes) -> None:
+    """Files with the wrong suffix are common; either reader would call them damaged."""
+    if pickled and head[4:9] == b"\0\0\0\0{":  # length of the header (8 bytes), then JSON
         raise ValueError(f"{path.name} is a safetensors file. Rename it to end in .safetensors.")
     if not pickled and head[:4] in (b"PK\3\4", b"\x80\2\x8a\n"):  # zip, older format
         raise ValueError(

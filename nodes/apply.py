@@ -158,6 +158,8 @@ class ApplyMultiIPAdapter(io.ComfyNode):
         sites = matching_sites(model, adapter.config)
         check_features(adapter, references)
         shares = layer_shares(layers, layer_weights, sites)
+        if layer_weights.strip() and layers != "custom":
+            log.warning("layer_weights acts with layers = custom only; got layers = %s.", layers)
         method = adapter.config.aggregation if aggregation == "auto" else aggregation
         if method == "learned" and not adapter.config.aggregator_heads:
             log.warning("%s has no trained aggregator: 'learned' acts as 'mean'.", adapter.name)

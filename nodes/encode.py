@@ -12,9 +12,11 @@ from .key_values import LoadedAdapter
 from .reference_thumbnails import thumbnails
 from .sockets import (
     CATEGORY,
+    JOIN_PICTURES,
     FaceAnalysisSocket,
     MultiIPAdapterSocket,
     ReferenceEmbedsSocket,
+    refuse_unknown,
 )
 from .vision import FITS, check_encoder, check_images, check_widths, encode, encode_null
 
@@ -80,8 +82,9 @@ class EncodeReferenceImages(io.ComfyNode):
                 FaceAnalysisSocket.Input(
                     "face_analysis",
                     optional=True,
-                    tooltip="For FaceID, portrait and InstantID adapters, which read the largest "
-                    "face of every picture. Others ignore it.",
+                    tooltip="For FaceID, portrait and InstantID adapters, which read one face of "
+                    "every picture: the one in the middle of a square picture, else the largest. "
+                    "Others ignore it.",
                 ),
                 io.Combo.Input(
                     "face_embeddings",
@@ -111,7 +114,9 @@ class EncodeReferenceImages(io.ComfyNode):
         fit: str = "crop",
         face_analysis: FaceAnalyser | None = None,
         face_embeddings: str = "each",
+        **unknown,
     ) -> io.NodeOutput:
+        refuse_unknown(unknown, "reference_images.reference_image_0", MAX_SLOTS, JOIN_PICTURES)
         projection = adapter.config.projection
         reads_faces = FACE in projection.inputs and face_analysis is not None
         if not reads_faces:

@@ -16,7 +16,7 @@ from ..evaluation.report import EvaluationReport, compare, write_csv, write_json
 from ..models.files import atomically
 from .evaluation_files import figures_directory, find_pictures
 from .report_view import report_view
-from .sockets import CATEGORY, EvaluationReportSocket
+from .sockets import CATEGORY, EvaluationReportSocket, refuse_unknown
 from .training_progress import to_image
 
 MAX_REPORTS = 16
@@ -98,7 +98,9 @@ class ReportFigures(io.ComfyNode):
         labels: str = "",
         pictures: str = "",
         metric: str = "",
+        **unknown,
     ) -> io.NodeOutput:
+        refuse_unknown(unknown, "reports.report_0", MAX_REPORTS, "Connect fewer reports.")
         folder = figures_directory(name)
         named = _named(list(reports.values()), labels)
         source = None

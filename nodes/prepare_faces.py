@@ -20,7 +20,7 @@ from .evaluate import cancelled
 from .evaluation_files import changed_below, find_pictures
 from .face_sheet import face_sheet
 from .progress_text import show_text
-from .sockets import CATEGORY, FaceAnalysisSocket
+from .sockets import CATEGORY, JOIN_PICTURES, FaceAnalysisSocket, refuse_unknown
 from .training_progress import to_image
 
 MAX_SLOTS = 64
@@ -187,7 +187,9 @@ class PrepareFaces(io.ComfyNode):
         keep: int = 0,
         order: str = ORDERS[0],
         drop_duplicates: bool = True,
+        **unknown,
     ) -> io.NodeOutput:
+        refuse_unknown(unknown, "images.image_0", MAX_SLOTS, JOIN_PICTURES)
         settings = Settings(size, crop, margin, who, index, at_least, keep, order, drop_duplicates)
         pictures = _pictures(images, folder)
         bar = comfy.utils.ProgressBar(len(pictures))

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from multi_ipadapter.demo.client import PromptError
-from multi_ipadapter.demo.people import portrait, write_references
+from multi_ipadapter.demo.people import write_references
 
 from .graphs import difference, render, with_inputs
 from .people import write_people
@@ -57,7 +57,7 @@ def run(command: list[str], script: str, folder: Path) -> str:
 
 @pytest.fixture
 def folder(server, graph, tmp_path):
-    """As the pack's, with two pictures; ComfyUI's input folder holds none of their names."""
+    """As the pack's after the demo, with the page's two pictures, which ComfyUI does not have."""
     twins = tmp_path / "workflows" / "api"
     twins.mkdir(parents=True)
     whole = (TWINS / GRAPH).read_text(encoding="utf-8")
@@ -66,9 +66,10 @@ def folder(server, graph, tmp_path):
         key: node["inputs"] for key, node in graph.items()
     }
     (twins / GRAPH).write_text(small, encoding="utf-8")
-    for view, name in enumerate(("anna1.jpg", "anna2.jpg")):
+    for name in ("anna1.png", "anna2.png"):
         (server.base / "input" / name).unlink(missing_ok=True)
-        portrait(0, view).picture.save(tmp_path / name)
+    write_references(tmp_path / "demo-output", 0, 4)
+    run([bash(), "-e", "-s"], blocks("bash")[0], tmp_path)
     return tmp_path
 
 
@@ -91,8 +92,8 @@ def drawn(server, graph) -> np.ndarray:
 
 
 def with_pictures(graph):
-    graph = with_inputs(graph, "10", image="anna1.jpg")
-    return with_inputs(graph, "11", image="anna2.jpg")
+    graph = with_inputs(graph, "10", image="anna1.png")
+    return with_inputs(graph, "11", image="anna2.png")
 
 
 # ---- the commands ------------------------------------------------------------------------------

@@ -256,6 +256,25 @@ def test_no_image_encoder(sd15, projection):
     assert_says(message, "needs the image encoder", "got none", "Connect Load CLIP Vision")
 
 
+def test_more_inputs_than_there_are(adapter, clip_vision):
+    """ComfyUI passes links on under any name."""
+    images = {f"reference_image_{i}": image for i, image in enumerate(make_images(1).values())}
+    message = refusal(
+        EncodeReferenceImages.execute,
+        adapter,
+        clip_vision,
+        reference_images=images,
+        **{"reference_images.reference_image_64": images["reference_image_0"]},
+    )
+    assert_says(
+        message,
+        "Got the unknown input reference_images.reference_image_64",
+        "expected names from reference_images.reference_image_0",
+        "to reference_images.reference_image_63",
+        "batch",
+    )
+
+
 def test_no_reference_at_all(adapter, clip_vision):
     message = refusal(execute_encode, adapter, clip_vision, {})
     assert_says(message, "Got no reference images", "connect at least one")

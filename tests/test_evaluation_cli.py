@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -183,6 +184,29 @@ def error_of(capsys, world, *arguments):
     assert text.startswith("evaluation: ")
     assert not (world / "bad" / "report.json").exists()
     return text
+
+
+def test_help_explains_every_option_and_tells_its_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no name is broken
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.partition("options:")[2].split())
+    told = {option.split()[0]: option for option in re.split(r" (?=--[a-z])", text)}
+    defaults = {
+        "--metrics": "fid,is,kid",
+        "--out": "report.json",
+        "--weights": "ComfyUI's models/metrics",
+        "--clip": "clip-vit-b-32",
+        "--batch-size": "32",
+        "--device": "auto",
+        "--mixed-sizes": "resize",
+        "--splits": "10",
+        "--fid-minimum": "50",
+        "--seed": "0",
+    }
+    assert {name for name in defaults if f"(default: {defaults[name]})" not in told[name]} == set()
+    assert {"--dino", "--lpips", "--resize"} <= {n for n, t in told.items() if "(default: " in t}
 
 
 def test_bad_input_ends_in_one_clear_line(world, capsys, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_sub_folders_are_identities_with_references_of_the_same_name(tmp_path):
     chosen = [[out.references.name(r) for r in e.references] for e in out.entries]
     assert chosen[0] == ["anna/000.png", "anna/001.png"]
     assert chosen[2] == ["bert/000.png", "bert/001.png"] and chosen[4] == []
-    assert len(out.notes) == 1 and "1 identities have no references (carl)" in out.notes[0]
+    assert len(out.notes) == 1 and "Identities without references: 1 (carl)" in out.notes[0]
 
 
 def test_references_in_no_sub_folder_serve_all(tmp_path):
@@ -52,7 +52,7 @@ def test_pictures_without_an_identity_meet_all_references_and_this_is_said(tmp_p
     write_pictures(given / "bert", 1)
     out = read_generated(made, given)
     assert [e.references for e in out.entries] == [None, None]
-    assert "2 pictures lie in no identity's folder" in out.notes[0]
+    assert "Pictures in no identity's folder: 2" in out.notes[0]
 
 
 def test_lines_without_references_are_told(tmp_path):
@@ -61,7 +61,7 @@ def test_lines_without_references_are_told(tmp_path):
     lines = [{"image": "made/000.png", "references": ["refs/000.png"]}, {"image": "made/001.png"}]
     write_manifest(tmp_path, *lines)
     (note,) = read_generated(tmp_path).notes
-    assert note.startswith("1 lines of manifest.jsonl name no references")
+    assert note.startswith("Lines of manifest.jsonl without references: 1;")
     write_manifest(tmp_path, lines[0])
     assert read_generated(tmp_path).notes == []
 
@@ -142,6 +142,23 @@ def test_bad_lines_are_left_out_and_listed(tmp_path):
     write_manifest(made, *BAD_LINES)
     with pytest.raises(ValueError, match="names no usable picture. Left out: 15 .*Expected lines"):
         read_generated(made)
+
+
+def test_a_misspelt_key_is_refused_with_its_line_and_the_known_ones(tmp_path):
+    write_pictures(tmp_path, 2)
+    write_manifest(tmp_path, {"image": "000.png"}, "", {"image": "001.png", "promt": "a portrait"})
+    with pytest.raises(
+        ValueError, match=r"Misspelt key 'promt' in manifest\.jsonl, line 3; expected 'prompt'"
+    ) as caught:
+        read_generated(tmp_path)
+    for key in ("image", "identity", "prompt", "references", "given", "target", "conditions"):
+        assert f"{key}, " in str(caught.value)
+
+
+def test_keys_of_the_users_own_are_ignored(tmp_path):
+    write_pictures(tmp_path, 1)
+    write_manifest(tmp_path, {"image": "000.png", "prompt": "a cat", "seed": 7, "sampler": "ddim"})
+    assert [entry.prompt for entry in read_generated(tmp_path).entries] == ["a cat"]
 
 
 def test_batches_with_one_or_many_prompts():

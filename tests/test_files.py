@@ -68,6 +68,44 @@ def test_the_last_bytes_of_a_safetensors_file_count(missing, tmp_path):
     assert "not a complete safetensors file" in refusal(tmp_path / "a.safetensors")
 
 
+POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (POINTER, ("is a Git LFS pointer", "git lfs pull", "download the file itself")),
+        (b"<!DOCTYPE html><html>", ("is a web page, not the file", "log in", "Download it again")),
+        (b"\xef\xbb\xbf\n <HTML lang=en>\0", ("is a web page, not the file",)),
+        (b"<!-- x --><html>", ("is a web page, not the file",)),
+        (b"Entry not found", ("is a text file that begins with 'Entry not found'", "Download it")),
+        (b'{"error": "gated"}\n' + b" " * 600, ("is a text file", '\'{"error": "gated"}\'')),
+        (b"x" + "é".encode() * 300, ("is a text file that begins with",)),
+    ],
+    ids=["LFS", "page", "page with a mark", "page with a comment", "answer", "JSON", "cut letter"],
+)
+def test_what_was_saved_in_place_of_the_file_is_named(content, says, suffix, tmp_path):
+    path = tmp_path / f"adapter{suffix}"
+    path.write_bytes(content)
+    message = refusal(path)
+    assert f"({len(content)} bytes)" in message and "cut off" not in message
+    for part in says:
+        assert part in message
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_of_tensors_is_no_text_wherever_it_is_cut_off(name, tmp_path):
+    whole, path = WHOLE[name](), tmp_path / name
+    for length in range(12):
+        path.write_bytes(whole[:length])
+        message = refusal(path)
+        assert "text file" not in message and "web page" not in message
+
+
 @BOUNDED
 @given(data=st.binary(max_size=200), suffix=st.sampled_from([".bin", ".safetensors", "", ".ckpt"]))
 def test_any_bytes_are_refused(data, suffix, tmp_path_factory):

@@ -153,3 +153,11 @@ def test_an_unknown_preset(sd15, preset):
     with pytest.raises(ValueError) as error:
         layer_shares(preset, "", sites_of(sd15))
     assert all(name in str(error.value) for name in PRESETS)
+
+
+@pytest.mark.parametrize(("layers", "told"), [("style", True), ("custom", False)])
+def test_a_written_list_that_does_not_act_is_told(sd15, clip_vision, caplog, layers, told):
+    scales(sd15, clip_vision, layers=layers, layer_weights="6: 1")
+    texts = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    expected = ["layer_weights acts with layers = custom only; got layers = style."]
+    assert [text for text in texts if "layer_weights" in text] == expected * told

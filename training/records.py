@@ -268,7 +268,7 @@ def require_pairs(index: PictureIndex, skipped: Sequence[Skipped] = ()) -> Pictu
         return index
     skipped = skipped or index.skipped
     reasons = "; ".join(map(str, skipped[:3]))
-    left_out = f" Left out: {len(skipped)} entries ({reasons})." if skipped else ""
+    left_out = f" Left out: {len(skipped)} ({reasons})." if skipped else ""
     raise ValueError(
         f"No identity with two pictures in {index.root}: got {len(index)} usable pictures of "
         f"{len(index.identities)} identities. Training restores one picture from the others of "
