@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import comfyui_frontend_package
 import pytest
 
 from multi_ipadapter.demo.server import PACK_NAME
@@ -23,6 +24,29 @@ HEADINGS = {
 }
 OPTIONAL = {"en": "optional", "ru": "необязательно", "zh": "可选"}
 NONE = {"en": "None.", "ru": "Нет.", "zh": "无。"}
+# ComfyUI's nodes as its front end shows them; "checkpoint" begins with a Cyrillic letter there.
+SHOWN = {
+    "ru": {
+        "Load Image": "Загрузить изображение",
+        "Save Image": "Сохранить изображение",
+        "Preview Image": "Предварительный просмотр изображения",
+        "CLIP Text Encode (Prompt)": "Кодирование текста CLIP (Запрос)",
+        "VAE Decode": "Декодировать VAE",
+        "Load Checkpoint": "Загрузить \u0441heckpoint",
+        "Load CLIP Vision": "Загрузить видение CLIP",
+        "KSampler": "KSampler",
+    },
+    "zh": {
+        "Load Image": "加载图像",
+        "Save Image": "保存图像",
+        "Preview Image": "预览图像",
+        "CLIP Text Encode (Prompt)": "CLIP文本编码",
+        "VAE Decode": "VAE解码",
+        "Load Checkpoint": "Checkpoint加载器（简易）",
+        "Load CLIP Vision": "加载CLIP视觉",
+        "KSampler": "K采样器",
+    },
+}
 # Their choices are the files of a machine, or a list that ComfyUI keeps.
 OPEN = ("ipadapter_file", "references_file", "start_from", "statistics")
 OPEN += ("sampler_name", "scheduler")
@@ -141,15 +165,26 @@ def test_pages_are_short(nodes):
 
 
 def test_nodes_in_italics_exist(nodes, object_info):
-    """Ours by their names in the language, ComfyUI's by their English ones."""
+    """All by their names in the language."""
     core = {info["display_name"] for name, info in object_info.items() if name not in nodes}
+    assert all(core >= names.keys() for names in SHOWN.values())
     for language in LANGUAGES:
         texts = [translation(node_id, language) for node_id in nodes]
         ours = {text["display_name"] for text in texts if text}
-        names = core | (ours or {node.name for node in nodes.values()})
+        shown = set(SHOWN.get(language, {}).values())
+        names = (shown | ours) or core | {node.name for node in nodes.values()}
         for node_id in nodes:
             named = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", page(node_id, language))
             assert set(named) <= names, f"{node_id}, {language}"
+
+
+def test_comfyuis_nodes_are_called_as_its_front_end_shows_them():
+    assets = Path(comfyui_frontend_package.__file__).parent / "static" / "assets"
+    files = [path.read_text(encoding="utf-8") for path in assets.glob("nodeDefs-*.js")]
+    for language, names in SHOWN.items():
+        named = [[f"display_name:{mark}{name}{mark}" for mark in "`'\""] for name in names.values()]
+        (found,) = [text for text in files if all(any(n in text for n in marks) for marks in named)]
+        assert re.search(r"[а-я]{5}" if language == "ru" else r"[\u4e00-\u9fff]{5}", found)
 
 
 def test_pages_link_to_nothing(nodes):
