@@ -35,7 +35,7 @@ _PHRASES = {
     ("cheeks", "none"): "smooth cheeks",
 }
 _SALT = 7004
-MOST = 9  # more may not fit the 77 tokens of SD1.x
+MOST = 10  # more may not fit the 77 tokens of SD1.x
 
 
 def phrases(values: Sequence[int]) -> list[str]:
@@ -51,10 +51,9 @@ def _phrase(name: str, value: str) -> str:
 
 
 def told(visible: Sequence[bool], seed: int) -> np.ndarray:
-    """Columns of the attributes to be told: some of the visible ones, in any order."""
+    """Columns of the attributes to be told: the visible ones in any order, as many as fit."""
     generator = np.random.Generator(np.random.PCG64([_SALT, seed]))
-    shown = generator.permutation(np.flatnonzero(visible))
-    return shown[: int(generator.integers(1, min(len(shown), MOST) + 1))]
+    return generator.permutation(np.flatnonzero(visible))[:MOST]
 
 
 def described(caption: str, values: Sequence[int], columns: Sequence[int]) -> str:

@@ -322,6 +322,13 @@ def test_mask_without_size(server, good_prompt):
     assert "Got a mask of shape (1, 8, 0); expected" in error_of(server, graph)
 
 
+def test_more_references_than_inputs(server, good_prompt):
+    name = "reference_images.reference_image_64"
+    more = {name: good_prompt["references"]["inputs"]["reference_images.reference_image_0"]}
+    message = error_of(server, with_inputs(good_prompt, "references", **more))
+    assert f"Got the unknown input {name}; expected names from" in message
+
+
 def test_no_references(server, good_prompt):
     first = {"reference_images.reference_image_0": None, "reference_images.reference_image_1": None}
     message = error_of(server, with_inputs(good_prompt, "references", **first))

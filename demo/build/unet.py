@@ -12,7 +12,9 @@ from .differentiable import small_attention
 from .fit import Recipe, fit
 
 RECIPE = Recipe(steps=17_000, batch_size=64, learning_rate=1e-3, warmup=500, ema=0.9995, seed=5)
-DESCRIBED, DROP_TEXT = 0.5, 0.1
+DESCRIBED, DROP_TEXT = 0.8, 0.1  # shares of the steps; the rest reads the plain caption
+# The face takes half of a picture, and nearly all that tells people apart.
+_FACE_ROWS, _FACE_COLUMNS, _FACE_WEIGHT = slice(2, 7), slice(1, 7), 4.0
 
 
 def train(
@@ -24,9 +26,10 @@ def train(
     device: torch.device,
 ) -> None:
     """Train on latents [n, c, h, w] and, of the same rows, the encoded texts [n, 77, width]:
-    "plain", or as often "described"; and "nothing" [1, 77, width], the empty one.
+    mostly "described", else "plain", or "nothing" [1, 77, width], the empty one.
     """
     levels = len(alphas_cumprod)
+    weight = face_weight(latents.shape[2:]).to(device)
 
     def loss(step: int, random: torch.Generator) -> tuple[Tensor, str]:
         count = RECIPE.batch_size
@@ -48,8 +51,15 @@ def train(
             context=text,
             transformer_options={"optimized_attention_override": small_attention},
         )
-        errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        errors = ((predicted.float() - target).square() * weight).mean(dim=(1, 2, 3))
         quarters = " ".join(f"{q.mean().item():.3f}" for q in errors.detach().chunk(4))
         return errors.mean(), f"loss {errors.mean().item():.4f}, by quarter of time {quarters}"
 
     fit(unet, loss, RECIPE, state, device)
+
+
+def face_weight(size: tuple[int, int]) -> Tensor:
+    """How much each position of a latent counts, 1 on average; the best prediction is the same."""
+    weight = torch.ones(size)
+    weight[_FACE_ROWS, _FACE_COLUMNS] = _FACE_WEIGHT
+    return weight / weight.mean()
