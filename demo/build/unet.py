@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .differentiable import small_attention
 from .fit import Recipe, fit
 
-RECIPE = Recipe(steps=17_000, batch_size=64, learning_rate=1e-3, warmup=500, ema=0.9995, seed=5)
+RECIPE = Recipe(steps=30_000, batch_size=64, learning_rate=1e-3, warmup=500, ema=0.9995, seed=5)
 DESCRIBED, DROP_TEXT = 0.8, 0.1  # shares of the steps; the rest reads the plain caption
 # The face takes half of a picture, and nearly all that tells people apart.
 _FACE_ROWS, _FACE_COLUMNS, _FACE_WEIGHT = slice(2, 7), slice(1, 7), 4.0
