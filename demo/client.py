@@ -61,7 +61,8 @@ class ComfyClient:
         Raises:
             PromptError: ComfyUI found it invalid.
         """
-        data = {"prompt": prompt} | ({"client_id": client_id} if client_id else {})
+        # Without one, ComfyUI 0.18 does not name the pictures of nodes that it need not run again.
+        data = {"prompt": prompt, "client_id": client_id or uuid.uuid4().hex}
         try:
             answer = self.post_json("/prompt", data)
         except urllib.error.HTTPError as error:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from multi_ipadapter.demo.client import PromptError
-from multi_ipadapter.demo.people import write_references
+from multi_ipadapter.demo.people import portrait
 
 from .graphs import difference, render, with_inputs
 from .people import write_people
@@ -27,6 +27,7 @@ TWINS = ROOT / "workflows" / "api"
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:8188"
 GRAPH, SAVE = "demo_pictures.json", "9"  # the file that the page sends, its Save Image
+MINE = ("me1.png", "me2.png")  # pictures of the user's, for Load Image
 
 
 def blocks(language: str, page: str = PAGE) -> list[str]:
@@ -57,7 +58,7 @@ def run(command: list[str], script: str, folder: Path) -> str:
 
 @pytest.fixture
 def folder(server, graph, tmp_path):
-    """As the pack's after the demo, with the page's two pictures, which ComfyUI does not have."""
+    """As the README's commands leave the pack's; ComfyUI has other pictures of those names."""
     twins = tmp_path / "workflows" / "api"
     twins.mkdir(parents=True)
     whole = (TWINS / GRAPH).read_text(encoding="utf-8")
@@ -66,11 +67,16 @@ def folder(server, graph, tmp_path):
         key: node["inputs"] for key, node in graph.items()
     }
     (twins / GRAPH).write_text(small, encoding="utf-8")
-    for name in ("anna1.png", "anna2.png"):
-        (server.base / "input" / name).unlink(missing_ok=True)
-    write_references(tmp_path / "demo-output", 0, 4)
-    run([bash(), "-e", "-s"], blocks("bash")[0], tmp_path)
+    for view, name in enumerate(MINE):
+        portrait(1, view).picture.save(tmp_path / name)
+    write_others(server)
     return tmp_path
+
+
+def write_others(server) -> None:
+    """Pictures of somebody else's below the names of the user's."""
+    for name in MINE:
+        Image.new("RGB", (128, 128), "red").save(server.base / "input" / name)
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +97,11 @@ def drawn(server, graph) -> np.ndarray:
     return render(server.client, graph)[SAVE]
 
 
-def with_pictures(graph):
-    graph = with_inputs(graph, "10", image="anna1.png")
-    return with_inputs(graph, "11", image="anna2.png")
+def with_pictures(server, folder, graph):
+    """The graph with the user's pictures, whatever names the page has given them."""
+    for node, name in zip(("10", "11"), MINE, strict=True):
+        graph = with_inputs(graph, node, image=server.client.upload(folder / name))
+    return graph
 
 
 # ---- the commands ------------------------------------------------------------------------------
@@ -102,43 +110,78 @@ def with_pictures(graph):
 def test_the_commands_with_curl(server, folder, graph):
     script = "\n".join(blocks("bash"))
     assert ADDRESS in script and "curl" in script
-    printed = run([bash(), "-e", "-s"], script.replace(ADDRESS, server.client.url), folder)
-    first = json.loads(printed[: printed.index("}") + 1])
-    assert [first] == [example for example in examples() if "subfolder" in example]
-    assert '"status_str": "success"' in printed
-    assert np.array_equal(pixels(folder / "anna_curl.png"), drawn(server, with_pictures(graph)))
+    pictures = []
+    for _ in range(2):  # the second time nothing has changed, and no node runs
+        printed = run([bash(), "-e", "-s"], script.replace(ADDRESS, server.client.url), folder)
+        first = json.loads(printed[: printed.index("}") + 1])
+        assert [first] == [example for example in examples() if "subfolder" in example]
+        assert '"status_str": "success"' in printed
+        pictures.append(pixels(folder / "me_curl.png"))
+        (folder / "me_curl.png").unlink()
+    expected = drawn(server, with_pictures(server, folder, graph))
+    assert all(np.array_equal(picture, expected) for picture in pictures)
+
+
+def test_the_commands_that_cancel(server, folder, graph):
+    (commands,) = [block for block in blocks("bash") if "/interrupt" in block]
+    graph = with_inputs(with_pictures(server, folder, graph), "7", steps=2000)
+    cancelled = []
+
+    def cancel(node, step, _steps):
+        if node != "7" or not step or cancelled:
+            return
+        waiting = server.client.submit(with_inputs(graph, "7", seed=2))
+        (running,) = [entry[1] for entry in server.client.get_json("/queue")["queue_running"]]
+        for prompt_id in (waiting, running):
+            script = f"server={server.client.url}\nid={prompt_id}\n{commands}"
+            run([bash(), "-e", "-s"], script, folder)
+            cancelled.append(prompt_id)
+
+    with pytest.raises(PromptError, match="interrupted at KSampler"):
+        server.client.run(graph, cancel)
+    waiting, running = cancelled
+    messages = server.client.get_json(f"/history/{running}")[running]["status"]["messages"]
+    assert messages[-1][0] == "execution_interrupted"
+    assert server.client.get_json("/queue")["queue_pending"] == []
+    assert server.client.get_json(f"/history/{waiting}") == {}
 
 
 @pytest.fixture(params=["README.md", "README.ru.md"])
 def readme(request, server, tmp_path):
-    """The commands of a README, in a folder like the pack's after the demo."""
+    """The commands of a README; a folder with what they need of the pack's."""
     shutil.copytree(TWINS, tmp_path / "workflows" / "api")
-    write_references(tmp_path / "demo-output", 3, 4)
     script = "\n".join(blocks("bash", (ROOT / request.param).read_text(encoding="utf-8")))
     assert ADDRESS in script
     return script.replace(ADDRESS, server.client.url)
 
 
 def test_the_readmes_commands_with_curl(readme, server, tmp_path):
+    write_others(server)
     run([bash(), "-e", "-s"], readme, tmp_path)
     first, mine = pixels(tmp_path / "demo.png"), pixels(tmp_path / "mine.png")
     assert first.shape == mine.shape == (128, 128, 3) and difference(first, mine) > 16
+    for view, name in enumerate(MINE):
+        shown = np.asarray(portrait(1, view).picture).astype(np.int16)
+        assert difference(pixels(tmp_path / name), shown) <= 1
+    graph = with_pictures(server, tmp_path, json.loads((TWINS / GRAPH).read_text(encoding="utf-8")))
+    assert np.array_equal(mine, drawn(server, graph))
     path = tmp_path / "workflows" / "api" / "demo.json"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"identity": 1', '"identity": 6'), encoding="utf-8")
-    run([bash(), "-e", "-s"], readme, tmp_path)
-    again = pixels(tmp_path / "demo.png")
-    assert difference(first, again) > 16, "the newest picture, not an earlier one"
-    assert np.array_equal(mine, pixels(tmp_path / "mine.png"))
+    run([bash(), "-e", "-s"], f"{readme}\ndraw mine.json again.png\n", tmp_path)
+    newest = pixels(tmp_path / "mine.png")
+    assert difference(first, pixels(tmp_path / "demo.png")) > 16, "not the earlier picture"
+    assert difference(mine, newest) > 16, "not the earlier person"
+    assert np.array_equal(newest, pixels(tmp_path / "again.png")), "nothing has changed"
 
 
-def test_the_readmes_commands_say_when_a_graph_is_refused_or_fails(readme, tmp_path):
+def test_the_readmes_commands_say_why_a_graph_is_refused_or_fails(readme, tmp_path):
     path = tmp_path / "workflows" / "api" / "demo.json"
     text = path.read_text(encoding="utf-8")
     for old, new, message in (
-        ('"MultiIPAdapter_Demo"', '"NoSuchNode"', "ComfyUI refused the graph"),
-        ('"weight": 1.0', '"weight": 99', "the graph failed"),
-        ('"reference_weights": ""', '"reference_weights": "1, 2, 3"', "the graph failed"),
+        ('"MultiIPAdapter_Demo"', '"NoSuchNode"', "NoSuchNode"),
+        ('"weight": 1.0', '"weight": 99', "bigger than max of 5.0"),
+        ('"reference_weights": ""', '"reference_weights": "1, 2, 3"', "Got 3 reference weights"),
     ):
         assert old in text
         path.write_text(text.replace(old, new), encoding="utf-8")
@@ -162,12 +205,13 @@ def test_the_script_in_python(server, folder, graph):
     assert [row.split(",")[0] for row in table if row] == ["step", *"0123456"]
 
     said = "a person, laughing, with a blue cap, in front of a green wall"
-    same = with_inputs(with_pictures(graph), "2", text=said)
+    mine = with_pictures(server, folder, graph)
+    same = with_inputs(mine, "2", text=said)
     same = with_inputs(same, "5", reference_weights="1, 0.5")
     same = with_inputs(with_inputs(same, "6", weight=0.8), "7", seed=42)
     expected = drawn(server, same)
-    assert np.array_equal(pixels(folder / "anna_python.png"), expected)
-    assert difference(expected, drawn(server, with_pictures(graph))) > 16
+    assert np.array_equal(pixels(folder / "me_python.png"), expected)
+    assert difference(expected, drawn(server, mine)) > 16
 
 
 # ---- the answers -------------------------------------------------------------------------------

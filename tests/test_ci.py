@@ -87,3 +87,10 @@ def test_ci_installs_a_browser_where_it_may_and_then_needs_it(told):
 def test_an_installation_that_fails_is_said(told):
     need, words = told(id=ROOT, apt_get="exit 1")
     assert need == "optional" and "Chromium could not be installed" in words
+
+
+def test_pictures_of_the_page_are_kept_where_git_does_not_look(told, tmp_path):
+    (tmp_path / "dev.py").write_text("import os; print(os.environ['MULTI_IPADAPTER_ARTIFACTS'])")
+    assert told() == (str(tmp_path / "screenshots"), "")
+    ignored = (RUN.parents[1] / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "/screenshots/" in ignored

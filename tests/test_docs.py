@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+READMES = ("README.md", "README.ru.md")
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+(REPOSITORY,) = re.findall(r'^Repository = "(.+)"$', PROJECT, re.M)
 LAYERS = ("nodes", "training", "evaluation", "faces", "models")
 
 
@@ -21,8 +24,12 @@ def prose(path: Path) -> str:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)) if "://" not in link]
-    assert [link for link in links if not leads_somewhere(path, link)] == []
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(path))
+    there = [link for link in links if "://" not in link]
+    assert [link for link in there if not leads_somewhere(path, link)] == []
+    ours = [link.removeprefix(REPOSITORY) for link in links if link.startswith(REPOSITORY)]
+    files = [link.removeprefix("/blob/main/") for link in ours]
+    assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
 def leads_somewhere(page: Path, link: str) -> bool:
@@ -43,6 +50,22 @@ def test_the_readme_leads_to_every_page():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pages = [path.name for path in PAGES if path.parent.name == "docs"]
     assert [name for name in pages if f"](docs/{name}" not in readme] == []
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_names_the_repository_to_clone(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.findall(r"`git clone (\S+)`", text) == [REPOSITORY] * 2  # to try, to install
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_says_what_its_commands_need(name):
+    """Neither way to install makes the package importable for `python -m`."""
+    sections = re.split(r"^## ", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)
+    parts = [section.partition("python -m multi_ipadapter") for section in sections]
+    before = [text for text, command, _ in parts if command]
+    assert len(before) == 2
+    assert all("pip install --no-deps -e ." in text for text in before)
 
 
 # ---- architecture.md ---------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import gc
 import inspect
@@ -20,211 +19,15 @@ from comfy_api.v0_0_2 import io
 
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.models.references import save_references
-from multi_ipadapter.nodes import MultiIPAdapterExtension
 from multi_ipadapter.nodes.load import LoadMultiIPAdapter
 from multi_ipadapter.nodes.reference_files import LoadReferences
 
+from . import contracts
 from .builders import PLUS, apply, encode, make_adapter, make_images, patches_of, sample
+from .contracts import load_pack
 from .oracle import difference
 
-# Saved workflows hold these names, and widget values by position: never rename or reorder, add
-# at the end. True: the input must be given.
-FROZEN = {
-    "MultiIPAdapter_Load": {"ipadapter_file": True, "faceid_plus": False},
-    "MultiIPAdapter_EncodeReferences": {
-        "adapter": True,
-        "clip_vision": False,
-        "reference_images": True,
-        "reference_weights": False,
-        "fit": False,
-        "face_analysis": False,
-        "face_embeddings": False,
-    },
-    "MultiIPAdapter_Apply": {
-        "model": True,
-        "adapter": True,
-        "references": True,
-        "weight": False,
-        "aggregation": False,
-        "start_percent": False,
-        "end_percent": False,
-        "mask": False,
-        "layers": False,
-        "layer_weights": False,
-        "lora_weight": False,
-        "faceid_v2_weight": False,
-    },
-    "MultiIPAdapter_SaveReferences": {"references": True, "name": True, "overwrite": False},
-    "MultiIPAdapter_LoadReferences": {"references_file": True},
-    "MultiIPAdapter_Dataset": {"dataset": True, "kind": False, "split": False, "inspect": False},
-    "MultiIPAdapter_Train": {
-        "model": True,
-        "clip": True,
-        "vae": True,
-        "clip_vision": True,
-        "dataset": True,
-        "name": True,
-        "steps": False,
-        "batch_size": False,
-        "learning_rate": False,
-        "size": False,
-        "max_references": False,
-        "aggregation": False,
-        "precision": False,
-        "seed": False,
-        "start_from": False,
-        "settings": False,
-        "face_analysis": False,
-    },
-    "MultiIPAdapter_Save": {"adapter": True, "name": True, "overwrite": False},
-    "MultiIPAdapter_Demo": {},
-    "MultiIPAdapter_DemoReferences": {"identity": True, "count": True, "wanted_view": False},
-    "MultiIPAdapter_ClassWord": {"images": True, "words": True, "template": False, "clip": False},
-    "MultiIPAdapter_LoadFaceAnalysis": {"model": False},
-    "MultiIPAdapter_PrepareFaces": {
-        "face_analysis": True,
-        "images": True,
-        "folder": False,
-        "size": False,
-        "crop": False,
-        "margin": False,
-        "who": False,
-        "index": False,
-        "at_least": False,
-        "keep": False,
-        "order": False,
-        "drop_duplicates": False,
-    },
-    "MultiIPAdapter_Sweep": {
-        "model": True,
-        "clip": True,
-        "vae": True,
-        "adapter": True,
-        "clip_vision": True,
-        "dataset": True,
-        "name": True,
-        "prompts": False,
-        "negative": False,
-        "weights": False,
-        "references": False,
-        "identities": False,
-        "per_prompt": False,
-        "aggregation": False,
-        "fit": False,
-        "width": False,
-        "height": False,
-        "seed": False,
-        "steps": False,
-        "cfg": False,
-        "sampler_name": False,
-        "scheduler": False,
-    },
-    "MultiIPAdapter_Evaluate": {
-        "generated": False,
-        "real": False,
-        "references": False,
-        "prompt": False,
-        "metrics": False,
-        "name": False,
-        "generated_images": False,
-        "real_images": False,
-        "reference_images": False,
-        "clip_vision": False,
-        "clip": False,
-        "dino": False,
-        "lpips": False,
-        "resize": False,
-        "statistics": False,
-        "save_statistics": False,
-        "mixed_sizes": False,
-        "splits": False,
-        "batch_size": False,
-        "seed": False,
-    },
-    "MultiIPAdapter_Report": {
-        "reports": True,
-        "name": False,
-        "labels": False,
-        "pictures": False,
-        "metric": False,
-    },
-    "MultiIPAdapter_Score": {
-        "images": True,
-        "others": True,
-        "metric": True,
-        "clip_vision": False,
-        "clip": False,
-        "dino": False,
-        "lpips": False,
-    },
-    "MultiIPAdapter_Rank": {
-        "images": True,
-        "metric": True,
-        "keep": False,
-        "order": False,
-        "references": False,
-        "targets": False,
-        "prompt": False,
-        "latents": False,
-        "clip_vision": False,
-        "clip": False,
-        "dino": False,
-        "lpips": False,
-        "weights": False,
-    },
-}
-# (name, type): links are saved by position and type, and people are told the names.
-FROZEN_OUTPUTS = {
-    "MultiIPAdapter_Load": [("adapter", "MULTI_IPADAPTER")],
-    "MultiIPAdapter_EncodeReferences": [("references", "REFERENCE_EMBEDS")],
-    "MultiIPAdapter_Apply": [("MODEL", "MODEL")],
-    "MultiIPAdapter_SaveReferences": [("references_file", "STRING")],
-    "MultiIPAdapter_LoadReferences": [("references", "REFERENCE_EMBEDS")],
-    "MultiIPAdapter_Dataset": [("dataset", "REFERENCE_DATASET"), ("report", "STRING")],
-    "MultiIPAdapter_Train": [
-        ("adapter", "MULTI_IPADAPTER"),
-        ("loss_map", "LOSS_MAP"),
-        ("chart", "IMAGE"),
-        ("preview", "IMAGE"),
-    ],
-    "MultiIPAdapter_Save": [("ipadapter_file", "STRING")],
-    "MultiIPAdapter_Demo": [
-        ("MODEL", "MODEL"),
-        ("CLIP", "CLIP"),
-        ("VAE", "VAE"),
-        ("CLIP_VISION", "CLIP_VISION"),
-        ("adapter", "MULTI_IPADAPTER"),
-    ],
-    "MultiIPAdapter_DemoReferences": [
-        ("references", "IMAGE"),
-        ("truth", "IMAGE"),
-        ("caption", "STRING"),
-    ],
-    "MultiIPAdapter_ClassWord": [("word", "STRING"), ("scores", "STRING")],
-    "MultiIPAdapter_LoadFaceAnalysis": [("face_analysis", "MULTI_IPADAPTER_FACES")],
-    "MultiIPAdapter_PrepareFaces": [
-        ("faces", "IMAGE"),
-        ("masks", "MASK"),
-        ("indices", "INT"),
-        ("sheet", "IMAGE"),
-        ("report", "STRING"),
-    ],
-    "MultiIPAdapter_Sweep": [("folder", "STRING"), ("sheet", "IMAGE")],
-    "MultiIPAdapter_Evaluate": [
-        ("report", "EVALUATION_REPORT"),
-        ("text", "STRING"),
-        ("table", "IMAGE"),
-    ],
-    "MultiIPAdapter_Report": [("figures", "IMAGE"), ("text", "STRING")],
-    "MultiIPAdapter_Score": [("mean", "FLOAT"), ("scores", "FLOAT"), ("text", "STRING")],
-    "MultiIPAdapter_Rank": [
-        ("images", "IMAGE"),
-        ("latents", "LATENT"),
-        ("indices", "INT"),
-        ("scores", "FLOAT"),
-        ("strip", "IMAGE"),
-    ],
-}
+FROZEN = json.loads(contracts.FROZEN.read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -236,12 +39,6 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
     return table
-
-
-def load_pack():
-    extension = MultiIPAdapterExtension()
-    asyncio.run(extension.on_load())
-    return asyncio.run(extension.get_node_list())
 
 
 @pytest.fixture
@@ -267,22 +64,15 @@ def node(request, nodes):
 
 
 def test_the_ids_are_frozen(nodes):
-    assert set(nodes) == set(FROZEN) == set(FROZEN_OUTPUTS)
+    assert set(nodes) == set(FROZEN)
     assert all(name.startswith("MultiIPAdapter_") for name in nodes)
 
 
-def test_inputs_are_frozen(node):
-    frozen = FROZEN[node.GET_SCHEMA().node_id]
-    found = {name: not x.optional for name, x in inputs_of(node).items()}
-    assert list(found.items())[: len(frozen)] == list(frozen.items())
-    assert not any(list(found.values())[len(frozen) :]), "what comes later must be optional"
-
-
-def test_outputs_are_frozen(node):
-    frozen = FROZEN_OUTPUTS[node.GET_SCHEMA().node_id]
-    info = node.GET_NODE_INFO_V1()
-    found = list(zip(info["output_name"], info["output"], strict=True))
-    assert found[: len(frozen)] == frozen
+@pytest.mark.parametrize("group", ["required", "optional", "outputs"])
+def test_inputs_and_outputs_are_frozen(node, group):
+    """Values and links are saved by position, and choices by their text; API prompts name all."""
+    frozen, found = FROZEN[node.GET_SCHEMA().node_id][group], contracts.contract(node)[group]
+    assert list(found.items()) == list(frozen.items()), "see contracts.py"
 
 
 def test_schema_and_execute_agree(nodes):
@@ -316,30 +106,6 @@ def test_everything_is_explained(nodes):
                 assert len(x.tooltip or "") > 10, x.id
     names = [node.GET_SCHEMA().display_name for node in nodes.values()]
     assert len(set(names)) == len(names)
-
-
-def test_the_sliders_of_apply(nodes):
-    inputs = inputs_of(nodes["MultiIPAdapter_Apply"])
-    bounds = {
-        name: (x.default, x.min, x.max, x.step)
-        for name, x in inputs.items()
-        if isinstance(x, io.Float.Input)
-    }
-    assert bounds == {
-        "weight": (1.0, -1.0, 5.0, 0.05),
-        "start_percent": (0.0, 0.0, 1.0, 0.01),
-        "end_percent": (1.0, 0.0, 1.0, 0.01),
-        "lora_weight": (1.0, -2.0, 2.0, 0.05),
-        "faceid_v2_weight": (1.0, 0.0, 5.0, 0.05),
-    }
-
-
-def test_encode_grows_to_64_inputs(nodes):
-    info = nodes["MultiIPAdapter_EncodeReferences"].GET_NODE_INFO_V1()
-    kind, options = info["input"]["required"]["reference_images"]
-    template = options["template"]
-    assert (kind, template["prefix"]) == ("COMFY_AUTOGROW_V3", "reference_image_")
-    assert (template["min"], template["max"]) == (0, 64)
 
 
 def test_the_server_can_list_every_node(nodes):

@@ -1,0 +1,37 @@
+"""How the front-end part is built: one extension, which needs nothing but ComfyUI's app and API."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urljoin
+
+JS = Path(__file__).parents[1] / "js"
+SOURCES = {path.name: path.read_text(encoding="utf-8") for path in JS.glob("*.js")}
+SERVED = "/extensions/pack/"  # ComfyUI serves js/ there, under the name of the pack's folder
+# `import x from "y"`, `export x from "y"`, `import "y"` and `import("y")`; of an expression: none.
+_IMPORTED = re.compile(r"""(?:\bfrom|\bimport)\b\s*(?:\(\s*)?["'`]([^"'`]+)["'`]""")
+_COMPUTED = re.compile(r"""\bimport\s*\(\s*[^"'\s]""")
+
+
+def imported(source: str) -> list[str]:
+    """What a module imports, by the address that its browser asks for."""
+    return [urljoin(SERVED, name) for name in _IMPORTED.findall(source)]
+
+
+def test_every_script_is_in_the_folder_itself():
+    """Where the other tests here look, and where ComfyUI's browser page would load it from."""
+    assert set(JS.rglob("*.js")) == {JS / name for name in SOURCES}
+
+
+def test_one_extension_is_registered():
+    found = [name for name, text in SOURCES.items() for _ in re.findall("registerExtension", text)]
+    assert found == ["multi_ipadapter.js"]
+
+
+def test_nothing_is_imported_but_what_is_there_and_comfyuis_app_and_api():
+    addresses = {address for text in SOURCES.values() for address in imported(text)}
+    outside = {address for address in addresses if not address.startswith(SERVED)}
+    assert outside == {"/scripts/app.js", "/scripts/api.js"}
+    assert {address.removeprefix(SERVED) for address in addresses - outside} <= set(SOURCES)
+    assert [name for name, text in SOURCES.items() if _COMPUTED.search(text)] == []
