@@ -19,11 +19,14 @@ class Face:
         landmarks: left eye, right eye, nose tip, left and right corner of the mouth, as seen in
             the picture, in pixels, float32 [5, 2].
         score: the detector's, 0 .. 1.
+        quarters: turns of 90 degrees to the left after which the picture showed it upright, if it
+            was found only so.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     score: float
+    quarters: int = 0
 
     @property
     def size(self) -> float:

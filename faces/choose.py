@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 # person have 0.4 to 0.6 in the median, strangers up to 0.2 (recognisers of the published packs,
 # arXiv 1801.07698, 2510.14975); the mean is closer to all.
 ALIKE, SAME_PERSON = 0.35, 0.4
+# What is asked on a tie: in a handful of difficult pictures too few pairs of the person pass.
+_TIED = ((0.3, 0.35), (0.25, 0.3))
 _SEEDS = 1000  # faces that are asked who else shows their person; bounds the memory
 # Two crops of one face that differ in little but size, light or compression.
 _ALIKE, _ALIKE_UNRECOGNISED = 0.95, 0.98
@@ -28,31 +30,49 @@ class Majority(NamedTuple):
     tied: bool
 
 
-def majority(embeddings: np.ndarray, pictures: Sequence[int], sizes: Sequence[float]) -> Majority:
+def majority(
+    embeddings: np.ndarray,
+    pictures: Sequence[int],
+    sizes: Sequence[float],
+    copies: Collection[int] = (),
+) -> Majority:
     """The faces of the identity that most pictures share, at most one for each picture.
 
     Every face asks who is `ALIKE`, and the mean of those asks who is the `SAME_PERSON`. A picture
-    answers with the face that is closest. Of identities that as many pictures share, the one
-    whose faces are larger counts, then the one that comes first.
+    answers with the face that is closest. Where as many pictures share another identity, all ask
+    again for lower cosines; if that does not decide, the identity whose faces are larger counts,
+    then the one that comes first.
 
     Args:
         embeddings: [n, width], of any length but 0.
         pictures: number of the picture that each face is in.
         sizes: of the faces, in pixels.
+        copies: faces that repeat one of another picture: they go along, but do not vote.
     """
     if not len(embeddings):
         return Majority({}, False)
     order = np.argsort(pictures, kind="stable")
     units, numbers = unit(embeddings)[order], np.asarray(pictures)[order]
-    seeds = units[:: -(-len(units) // _SEEDS)]
-    around, _ = _members(units, numbers, seeds, ALIKE)
-    members, closeness = _members(units, numbers, unit(around.T @ units), SAME_PERSON)
-    equal = _most(members, closeness)
-    best = max(
-        equal, key=lambda n: (np.asarray(sizes)[order] @ members[:, n], -order[members[:, n]].min())
-    )
+    votes = 1 - np.isin(order, list(copies))
+    members, equal = _asked(units, numbers, votes, ALIKE, SAME_PERSON)
+    for least in _TIED if len(equal) > 1 else ():
+        asked = _asked(units, numbers, votes, *least)
+        if len(asked[1]) == 1:
+            members, equal = asked
+            break
+    counted = np.asarray(sizes)[order] * votes
+    best = max(equal, key=lambda n: (counted @ members[:, n], -order[members[:, n]].min()))
     faces = {int(numbers[i]): int(order[i]) for i in np.flatnonzero(members[:, best])}
     return Majority(faces, len(equal) > 1)
+
+
+def _asked(units: np.ndarray, pictures: np.ndarray, votes: np.ndarray, alike: float, same: float):
+    """Who belongs to the person of each seed [n, seeds], and the seeds that have most votes."""
+    seeds = units[:: -(-len(units) // _SEEDS)]
+    around, _ = _members(units, pictures, seeds, alike)
+    persons = unit((around * votes[:, None]).T @ units)
+    members, closeness = _members(units, pictures, persons, same)
+    return members, _most(members, closeness, votes)
 
 
 def _members(units: np.ndarray, pictures: np.ndarray, persons: np.ndarray, least: float):
@@ -69,9 +89,9 @@ def _members(units: np.ndarray, pictures: np.ndarray, persons: np.ndarray, least
     return (closeness >= least) & (closeness == closest), closeness
 
 
-def _most(members: np.ndarray, closeness: np.ndarray) -> list[int]:
+def _most(members: np.ndarray, closeness: np.ndarray, votes: np.ndarray) -> list[int]:
     """Seeds of different people whom most pictures show; of each person the closest group."""
-    counts = members.sum(0)
+    counts = votes @ members
     ranked = np.lexsort((-(closeness * members).sum(0), -counts))
     out: list[int] = []
     for seed in ranked[counts[ranked] == counts.max()]:
@@ -115,8 +135,9 @@ def near_duplicates(
         Place of the face that stays by place of the one that repeats it.
     """
     out: dict[int, int] = {}
-    for place in range(len(signatures)):
-        for kept in range(place):
+    rows = np.array(signatures)
+    for place in range(len(rows)):
+        for kept in np.flatnonzero(rows[:place] @ rows[place] >= _ALIKE).tolist():
             if kept not in out and _alike(signatures, embeddings, place, kept):
                 out[place] = kept
                 break

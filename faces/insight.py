@@ -14,7 +14,7 @@ from .analysis import EMBEDDING, Face
 LEAST_SCORE = 0.5  # insightface's own
 SIZES = (640, 128)  # insightface's own; close-ups are found at the smaller one only
 INSTALL = 'python -m pip install "insightface>=2.1" onnxruntime'
-_LEAST_VERSION = (2, 0)  # the first whose detector takes sizes and a threshold
+_LEAST_VERSION = (2, 1)  # needs no compiler
 # Detector and recogniser of the published packs; their further models are never loaded.
 PACKS = {
     "buffalo_l": ("det_10g.onnx", "w600k_r50.onnx"),
@@ -36,7 +36,8 @@ class InsightFace:
 
     Attributes:
         sizes: sides, in pixels, of the squares that a picture is shrunk into to find faces; what
-            is found at several counts once. A detector of a fixed size has only its own.
+            is found at several counts once. Where nothing is found in a larger picture, twice the
+            largest follows, for faces far away. A detector of a fixed size has only its own.
         files: of the detector and the recogniser.
     """
 
@@ -51,20 +52,26 @@ class InsightFace:
     ):
         self._detector, self._recogniser, self.files = detector, recogniser, tuple(files)
         self.name, self.recogniser, self.sizes = name, space, tuple(sizes)
-        if detector.static_input_size is not None:
+        self._fixed = detector.static_input_size is not None
+        if self._fixed:
             self.sizes = self.sizes[:1]  # insightface takes the fixed one instead
 
     def detect(self, picture: np.ndarray) -> list[Face]:
         """Faces of an RGB picture, uint8 [H, W, 3], the largest first."""
-        sizes = [(size, size) for size in self.sizes]
-        boxes, landmarks = self._detector.detect(
-            _bgr(picture), input_size=sizes, det_thresh=LEAST_SCORE
-        )
+        largest = max(self.sizes)
+        boxes, landmarks = self._detect(picture, self.sizes)
+        if not len(boxes) and not self._fixed and max(picture.shape[:2]) > largest:
+            boxes, landmarks = self._detect(picture, (2 * largest,))
         faces = [
             Face(box[:4].astype(np.float32), points.astype(np.float32), float(box[4]))
             for box, points in zip(boxes, landmarks, strict=True)
         ]
         return sorted(faces, key=lambda face: -face.size)
+
+    def _detect(self, picture: np.ndarray, sizes: Sequence[int]):
+        """Boxes with scores [n, 5] and landmarks [n, 5, 2]."""
+        squares = [(size, size) for size in sizes]
+        return self._detector.detect(_bgr(picture), input_size=squares, det_thresh=LEAST_SCORE)
 
     def embed(self, picture: np.ndarray, face: Face) -> np.ndarray:
         """The recogniser's output for a face of an RGB picture, float32 [512], not normalised."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -10,11 +11,13 @@ from PIL import Image
 from .align import crop, loose_transform, warp
 from .analysis import Face, FaceAnalyser
 from .choose import majority, near_duplicates, signature
+from .find import find_faces
 from .quality import measure
 from .results import ORDERS, THUMBNAIL, THUMBNAILS, Candidate, Prepared, Settings, Verdict
 
 _CROWD = 10  # largest faces of a picture that are looked at
 _SIGNATURE_SIDE = 64
+_NO_MEMORY = "not enough memory to read it; make the picture smaller"
 
 Load = Callable[[], np.ndarray]
 Progress = Callable[[int, int, str], None]
@@ -55,21 +58,27 @@ def prepare(
     for number, (name, load) in enumerate(pictures):
         step(number, len(pictures), "finding faces")
         verdict = Verdict(name)
-        _guarded(verdict, lambda v=verdict, f=load, n=number: _look(v, f(), n, analyser, settings))
         verdicts.append(verdict)
+        picture = _read(verdict, load)
+        if picture is not None:
+            with _guarded(verdict):
+                _look(verdict, picture, number, analyser, settings)
+        picture = None  # before the next one is read
     chosen = _chosen(verdicts, analyser, settings, notes)
     kept = _kept(verdicts, chosen, settings)
     faces, masks, indices = [], [], []
     for done, number in enumerate(kept):
         step(done, len(kept), "cutting out")
-        verdict, load = verdicts[number], pictures[number][1]
-        cut: list = []
-        _guarded(verdict, lambda c=cut, v=verdict, f=load: c.extend(_cut(f(), v.face, settings)))
-        if cut:
-            verdict.place = len(faces)
-            faces.append(cut[0])
-            masks.append(cut[1])
-            indices.append(number)
+        verdict = verdicts[number]
+        picture = _read(verdict, pictures[number][1])
+        if picture is not None:
+            with _guarded(verdict):
+                face, mask = _cut(picture, verdict.face, settings)
+                verdict.place = len(faces)
+                faces.append(face)
+                masks.append(mask)
+                indices.append(number)
+        picture = None
     step(len(kept), len(kept), "done")
     for verdict in verdicts:
         verdict.candidates = []
@@ -91,15 +100,27 @@ class _Step:
             self._on_progress(done, total, what)
 
 
-def _guarded(verdict: Verdict, work: Callable[[], None]) -> None:
-    """Whatever goes wrong with a picture is said of it, and the others go on."""
+def _read(verdict: Verdict, load: Load) -> np.ndarray | None:
+    """The picture; None if it cannot be read, which is said of it, and the others go on."""
     try:
-        work()
+        return load()
     except MemoryError:
-        verdict.reason = "not enough memory to read it; make the picture smaller"
+        verdict.reason = _NO_MEMORY
     except Exception as error:
-        text = str(error).removeprefix(f"{verdict.name}: ") or type(error).__name__
-        verdict.reason = f"cannot be read: {text}"
+        text = str(error).removeprefix(f"{verdict.name}: ")
+        verdict.reason = f"cannot be read: {text or type(error).__name__}"
+    return None
+
+
+@contextmanager
+def _guarded(verdict: Verdict) -> Iterator[None]:
+    """Whatever else goes wrong with a picture."""
+    try:
+        yield
+    except MemoryError:
+        verdict.reason = _NO_MEMORY
+    except Exception as error:
+        verdict.reason = f"the face analysis failed: {str(error) or type(error).__name__}"
 
 
 def _look(
@@ -109,7 +130,7 @@ def _look(
         image = Image.fromarray(picture)
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         verdict.thumbnail, verdict.scale = np.array(image), image.width / picture.shape[1]
-    faces = analyser.detect(picture)
+    faces = find_faces(analyser, picture)
     if not faces:
         verdict.reason = "no face found"
         return
@@ -125,10 +146,24 @@ def _look(
             return
         looked_at = range(settings.index, settings.index + 1)
     else:
-        alone = settings.who == "largest" or not analyser.recogniser
-        looked_at = range(1 if alone else min(len(large), _CROWD))
-    verdict.candidates = [_candidate(picture, large[n], n, analyser) for n in looked_at]
-    verdict.quality = verdict.candidates[0].quality
+        looked_at = range(min(len(large), _CROWD))
+    alone = settings.who == "largest" or not analyser.recogniser
+    usable: list[Candidate] = []
+    why = ""
+    for number in looked_at:
+        try:
+            usable.append(_candidate(picture, large[number], number, analyser))
+        except MemoryError:
+            raise
+        except Exception as error:  # one unusable face does not cost the others of its picture
+            why = f"no usable face: {str(error) or type(error).__name__}"
+        if alone and usable:
+            break
+    if not usable:
+        verdict.reason = why
+        return
+    verdict.candidates = usable
+    verdict.face, verdict.quality = usable[0].face, usable[0].quality
 
 
 def _candidate(picture: np.ndarray, face: Face, number: int, analyser: FaceAnalyser) -> Candidate:
@@ -157,6 +192,7 @@ def _chosen(
         np.array([c.embedding for _, c in flat]),
         [number for number, _ in flat],
         [c.face.size for _, c in flat],
+        _copies(flat),
     )
     for number in with_faces.keys() - shared.keys():
         verdicts[number].reason = "another person"
@@ -169,6 +205,12 @@ def _chosen(
             "out pictures of the other, or choose by who = index."
         )
     return {number: flat[face][1] for number, face in shared.items()}
+
+
+def _copies(flat: list[tuple[int, Candidate]]) -> list[int]:
+    """Places of faces that repeat one of another picture."""
+    repeats = near_duplicates([c.signature for _, c in flat], [c.embedding for _, c in flat])
+    return [place for place, first in repeats.items() if flat[place][0] != flat[first][0]]
 
 
 def _kept(verdicts: list[Verdict], chosen: dict[int, Candidate], settings: Settings) -> list[int]:

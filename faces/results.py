@@ -97,9 +97,16 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.place is None:
-            return f"{self.name}: left out, {self.reason}"
+            return f"{self.name}: left out, {self.reason}{self.turned}"
         which = f"face {self.chosen + 1} of {self.found} by size, " if self.found > 1 else ""
-        return f"{self.name}: kept as {self.place}, {which}{self.quality}"
+        return f"{self.name}: kept as {self.place}, {which}{self.quality}{self.turned}"
+
+    @property
+    def turned(self) -> str:
+        """Said of a picture whose faces were found on their side only."""
+        quarters = self.face.quarters if self.face else 0
+        how = ("", "on its side", "upside down", "on its side")[quarters]
+        return f" ({how}: turned upright)" if how else ""
 
 
 @dataclass

@@ -9,6 +9,7 @@ from ..models.projection import FACE, HIDDEN, POOLED
 from ..models.references import ReferenceEmbeds, parse_weights
 from .face_features import FACE_EMBEDDINGS, check_analyser, encode_faces
 from .key_values import LoadedAdapter
+from .progress_text import show_text
 from .reference_thumbnails import thumbnails
 from .sockets import (
     CATEGORY,
@@ -92,7 +93,8 @@ class EncodeReferenceImages(io.ComfyNode):
                     default="each",
                     optional=True,
                     tooltip="For these adapters: every picture is a reference of its own, or all "
-                    "faces make one by their mean, alike or by the detector's score and size.",
+                    "faces make one by their mean, alike or by quality: size, sharpness, pose and "
+                    "the detector's score.",
                 ),
             ],
             outputs=[
@@ -101,6 +103,7 @@ class EncodeReferenceImages(io.ComfyNode):
                     tooltip="For 'Apply Multi-IPAdapter' or 'Save References'.",
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -122,16 +125,17 @@ class EncodeReferenceImages(io.ComfyNode):
         if not reads_faces:
             check_encoder(clip_vision, projection)
         else:
-            check_analyser(face_analysis, adapter)
+            told = check_analyser(face_analysis, adapter)
             if HIDDEN in projection.inputs:
                 check_widths(clip_vision, projection)
         check_images(reference_images)
         count = sum(len(image) for image in reference_images.values())
         weights = parse_weights(reference_weights, count)
         if reads_faces:
-            references = encode_faces(
+            references, left_out = encode_faces(
                 face_analysis, clip_vision, reference_images, projection, weights, face_embeddings
             )
+            show_text(cls, "\n".join(filter(None, (told, left_out))) or f"Faces encoded: {count}")
             return io.NodeOutput(references, ui=thumbnails(reference_images))
         names = tuple(dict.fromkeys((*projection.inputs, POOLED)))
         features = encode(clip_vision, reference_images, fit, names)

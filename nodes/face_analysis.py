@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +22,8 @@ from ..faces.insight import (
 )
 from .mediapipe_faces import MissingMediaPipeError, load_mediapipe, mediapipe_files
 from .sockets import CATEGORY, FaceAnalysisSocket
+
+log = logging.getLogger("MultiIPAdapter")
 
 FOLDER = "insightface"
 AUTO, MEDIAPIPE = "auto", "mediapipe"
@@ -95,9 +98,12 @@ def _automatic() -> FaceAnalyser:
     except (MissingPackError, MissingPackageError) as error:
         failed = error
     try:
-        return load_mediapipe()
+        analyser = load_mediapipe()
     except MissingMediaPipeError as error:
         raise type(failed)(f"{failed} Or use ComfyUI's own MediaPipe detector: {error}") from error
+    if isinstance(failed, MissingPackageError):  # a pack is there, and meant to be used
+        log.warning(f"Faces are found by MediaPipe, which cannot recognise them. {failed}")
+    return analyser
 
 
 def _missing(name: str) -> str:

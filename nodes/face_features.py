@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..faces.align import aligned_transform, warp
 from ..faces.analysis import Face, FaceAnalyser
+from ..faces.find import main_face
+from ..faces.quality import measure
 from ..models.projection import FACE, HIDDEN, ProjectionConfig
 from ..models.references import ReferenceEmbeds, average_face
 from ..training.features import UnusablePicturesError
@@ -24,9 +26,7 @@ log = logging.getLogger("MultiIPAdapter")
 
 FACE_EMBEDDINGS = ("each", "mean", "quality-weighted mean")
 _FACEID, _INSTANTID = "w600k_r50", "glintr100"  # recognisers of buffalo_l and antelopev2
-_SEEN = 112  # pixels: the side of what a recogniser sees
 _CROP = 224  # pixels: the side of the aligned face that FaceID-Plus was trained on, SDXL's too
-_MIDDLE = 0.25  # of a face's size: so far from the middle it still is where Prepare Faces puts it
 _SHOWN = 5
 
 
@@ -35,13 +35,16 @@ class FaceFeatures(NamedTuple):
 
     embeds: the recogniser's output, float32 [N, D].
     crops: the aligned face in 0..1, float32 [N, size, size, 3]; None where not asked for.
-    quality: detector score times size, float32 [N]; a size beyond what the recogniser sees adds
-        nothing.
+    quality: by size, sharpness, pose and detector score (`Quality.total`), float32 [N].
+    places: of the pictures among all that were given, [N].
+    without: names of the others, which show no face.
     """
 
     embeds: Tensor
     crops: Tensor | None
     quality: Tensor
+    places: list[int]
+    without: list[str]
 
 
 def check_recogniser(analyser: FaceAnalyser) -> None:
@@ -58,27 +61,28 @@ def check_recogniser(analyser: FaceAnalyser) -> None:
         )
 
 
-def check_analyser(analyser: FaceAnalyser, adapter: LoadedAdapter) -> None:
-    """As `check_recogniser`; and warn of another recogniser than the adapter's.
+def check_analyser(analyser: FaceAnalyser, adapter: LoadedAdapter) -> str:
+    """As `check_recogniser`; and `warn_of_recogniser`.
 
     Raises:
         ValueError: it has no recogniser.
     """
     check_recogniser(analyser)
-    warn_of_recogniser(adapter, analyser.recogniser)
+    return warn_of_recogniser(adapter, analyser.recogniser)
 
 
-def warn_of_recogniser(adapter: LoadedAdapter, recogniser: str) -> None:
-    """Say so, if face embeddings are not of the adapter's recogniser."""
+def warn_of_recogniser(adapter: LoadedAdapter, recogniser: str) -> str:
+    """Log, and give, what is wrong if face embeddings are not of the adapter's recogniser."""
     wanted = _recognisers(adapter)
-    if recogniser not in wanted:
-        log.warning(
-            "%s reads faces of the recogniser %s; got %s, whose embeddings mean something else. "
-            "The pictures will hardly resemble the person. Encode them with the other pack.",
-            adapter.name,
-            " or ".join(wanted),
-            recogniser,
-        )
+    if recogniser in wanted:
+        return ""
+    text = (
+        f"{adapter.name} reads faces of the recogniser {' or '.join(wanted)}; got {recogniser}, "
+        "whose embeddings mean something else. The pictures will hardly resemble the person. "
+        "Encode them with the other pack."
+    )
+    log.warning(text)
+    return text
 
 
 def _recognisers(adapter: LoadedAdapter) -> tuple[str, ...]:
@@ -100,8 +104,8 @@ def encode_faces(
     projection: ProjectionConfig,
     weights: Tensor,
     how: str = "each",
-) -> ReferenceEmbeds:
-    """References for an adapter that reads face embeddings.
+) -> tuple[ReferenceEmbeds, str]:
+    """References for an adapter that reads face embeddings, and which pictures were left out.
 
     Args:
         images: by input name, each [b, H, W, 3] in 0..1; N pictures in all.
@@ -110,7 +114,7 @@ def encode_faces(
             (FaceID-Plus) are those of the picture that weighs most.
 
     Raises:
-        ValueError: a picture without a face, or a recogniser of another width.
+        ValueError: no picture shows a face, or a recogniser of another width.
     """
     if how not in FACE_EMBEDDINGS:
         raise ValueError(
@@ -128,46 +132,74 @@ def encode_faces(
     if reads_crops:
         features |= encode(clip_vision, {"faces": found.crops}, "crop", (HIDDEN,), False)
         null |= encode_null(clip_vision, (HIDDEN,))
+    weights = weights[found.places]
     references = ReferenceEmbeds(features, null, weights, analyser.recogniser)
+    left_out = _warn_of_faceless(found)
     if how == "each":
-        return references
+        return references, left_out
     shares = weights if how == "mean" else weights * found.quality
-    return average_face(references, shares, found.quality)
+    return average_face(references, shares, found.quality), left_out
+
+
+def _warn_of_faceless(found: FaceFeatures) -> str:
+    """Log, and give, which pictures were left out."""
+    if not found.without:
+        return ""
+    text = (
+        f"Left out, as no face was found: {_listed(found.without)}. Encoded are the other "
+        f"{len(found.places)}."
+    )
+    log.warning(text)
+    return text
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{'; '.join(names[:_SHOWN])}{more}"
 
 
 def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int = 0) -> FaceFeatures:
-    """Find the face of each picture (`main_face`).
+    """Find the face of each picture (`main_face`); those without one are left out.
 
     Args:
         size: side of the aligned crops; 0: none.
 
     Raises:
-        ValueError: pictures without a face, all of them named.
+        ValueError: none shows a face.
     """
     places = [(name, i) for name, stack in images.items() for i in range(len(stack))]
     progress = comfy.utils.ProgressBar(len(places))
-    embeds, crops, quality, without = [], [], [], []
-    for name, i in places:
+    embeds, crops, quality, kept, without = [], [], [], [], []
+    for place, (name, i) in enumerate(places):
         comfy.model_management.throw_exception_if_processing_interrupted()
         picture = to_bytes(images[name][i])
         face = main_face(analyser, picture)
-        if face is None:
-            without.append(f"{name}, picture {i + 1} of {len(images[name])}")
-        else:
+        worth = 0.0 if face is None else _quality(picture, face)
+        if worth:
             embeds.append(embedding(analyser, picture, face))
-            quality.append(face.score * min(face.size, _SEEN))
+            quality.append(worth)
+            kept.append(place)
             if size:
                 crops.append(torch.from_numpy(aligned_face(picture, face, size)))
+        else:
+            without.append(f"{name}, picture {i + 1} of {len(images[name])}")
         progress.update(1)
-    if without:
-        more = f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else ""
+    if not kept:
         raise ValueError(
-            f"Found no face in {'; '.join(without[:_SHOWN])}{more}. This adapter reads faces: "
-            "disconnect these pictures, or pass all, uncut, through Prepare Faces with crop = "
-            "loose, which drops them."
+            f"Found no face in {_listed(without)}. This adapter reads faces: give pictures that "
+            "show one, or pass them, uncut, through Prepare Faces with crop = loose, which says "
+            "what it finds in each."
         )
     pixels = torch.stack(crops).float() / 255 if size else None
-    return FaceFeatures(torch.stack(embeds), pixels, torch.tensor(quality).clamp(min=1e-6))
+    return FaceFeatures(torch.stack(embeds), pixels, torch.tensor(quality), kept, without)
+
+
+def _quality(picture: np.ndarray, face: Face) -> float:
+    """0: its landmarks make no face, so that nobody can be recognised."""
+    try:
+        return measure(picture, face).total
+    except ValueError:
+        return 0.0
 
 
 def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
@@ -187,34 +219,6 @@ def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
     if without:
         raise UnusablePicturesError(without)
     return torch.stack(embeds)
-
-
-def main_face(analyser: FaceAnalyser, picture: np.ndarray) -> Face | None:
-    """The face that a picture uint8 [H, W, 3] is of; None where there is none.
-
-    The one in the very middle of a square, as Prepare Faces cuts it out, even if a neighbour is
-    larger; otherwise the largest. Faces that fill the picture are looked for with a border around.
-    """
-    faces = analyser.detect(picture) or _detect_with_border(analyser, picture)
-    height, width = picture.shape[:2]
-    for face in sorted(faces, key=lambda face: _from_middle(face, width)):
-        if height == width and _from_middle(face, width) < _MIDDLE * face.size:
-            return face
-    return max(faces, key=lambda face: face.size, default=None)
-
-
-def _from_middle(face: Face, side: int) -> float:
-    """Distance in pixels, along the axis that it is larger on."""
-    return float(np.abs((face.box[:2] + face.box[2:] - side) / 2).max())
-
-
-def _detect_with_border(analyser: FaceAnalyser, picture: np.ndarray) -> list[Face]:
-    border = max(picture.shape[:2]) // 2
-    wide = np.pad(picture, ((border, border), (border, border), (0, 0)))
-    return [
-        Face(face.box - border, face.landmarks - border, face.score)
-        for face in analyser.detect(wide)
-    ]
 
 
 def embedding(analyser: FaceAnalyser, picture: np.ndarray, face: Face) -> Tensor:

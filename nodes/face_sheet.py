@@ -32,8 +32,8 @@ def face_sheet(prepared: Prepared) -> Image.Image:
 
 def _caption(verdict: Verdict) -> str:
     if verdict.place is None:
-        return verdict.reason
-    return f"kept as {verdict.place}, quality {verdict.quality.total:.2f}"
+        return f"{verdict.reason}{verdict.turned}"
+    return f"kept as {verdict.place}, quality {verdict.quality.total:.2f}{verdict.turned}"
 
 
 def _cell(verdict: Verdict) -> Image.Image:

@@ -251,7 +251,7 @@ def prompts_of(text: str, count: int) -> str | list[str]:
 
 
 def rank(scores: Scores, lower_is_better: bool) -> list[int]:
-    """Indices, best first; equal ones in their order. Without a value (no face): left out.
+    """Indices, best first; equal ones in their order. Without a value: left out.
 
     Raises:
         ValueError: no picture has a value.
@@ -259,8 +259,8 @@ def rank(scores: Scores, lower_is_better: bool) -> list[int]:
     usable = [i for i, score in enumerate(scores) if score is not None]
     if not usable:
         raise ValueError(
-            f"None of the {len(scores)} pictures can be scored (no face was found in any). Choose "
-            "another metric."
+            f"None of the {len(scores)} pictures can be scored: the metric has no value for any, "
+            "as identity and copy_paste have none without a face. Choose another metric."
         )
     return sorted(usable, key=lambda i: scores[i] if lower_is_better else -scores[i])
 

@@ -61,13 +61,14 @@ class Graph:
         return path
 
 
-def _detector(path: Path, values_of, landmarks: bool, shape: list) -> Path:
+def _detector(path: Path, values_of, landmarks: bool, shape: list, upright: bool = False) -> Path:
     """SCRFD's outputs: scores, boxes and landmarks at three strides, two anchors per cell.
 
     A 32 x 32 cell that is red throughout is a face; the second anchor never finds one.
 
     Args:
         values_of: graph, stride, zeros, green and blue of the cells -> box and points.
+        upright: only a cell that is red above and not below is a face (`darken_below`).
     """
     graph, outputs = Graph(), {"score": [], "box": [], "points": []}
     column = graph.constant(np.array([-1, 1], np.int64))
@@ -77,6 +78,8 @@ def _detector(path: Path, values_of, landmarks: bool, shape: list) -> Path:
             graph.add("Reshape", graph.add("Gather", cells, index, axis=1), column)
             for index in (graph.constant(np.int64(channel)) for channel in range(3))
         )
+        if upright:
+            red = graph.add("Reshape", _above_less_below(graph, stride), column)
         score = graph.add("Sigmoid", graph.add("Mul", red, graph.constant(np.float32(8))))
         score = graph.add("Mul", score, graph.constant(np.float32(weight)))
         none = graph.add("Mul", score, graph.constant(np.float32(0)))
@@ -95,6 +98,20 @@ def _detector(path: Path, values_of, landmarks: bool, shape: list) -> Path:
     return graph.save(path, shape, dims)
 
 
+def _above_less_below(graph: Graph, stride: int) -> str:
+    """Half the red of each cell's upper half less that of its lower half, less 0.5."""
+    weights = np.zeros((1, 3, stride, stride), np.float32)
+    weights[0, 0, : stride // 2], weights[0, 0, stride // 2 :] = 1, -1
+    kernel = graph.constant(weights / stride**2)
+    found = graph.add("Conv", "input", kernel, strides=[stride] * 2)
+    return graph.add("Sub", found, graph.constant(np.float32(0.5)))
+
+
+def darken_below(picture: np.ndarray, x: int, y: int) -> None:
+    """Make the face whose red cell is here one of those that are found upright only."""
+    picture[y + CELL // 2 : y + CELL, x : x + CELL, 0] = 0
+
+
 def write_detector(path: Path, landmarks: bool = True) -> Path:
     """The red cell is the top left corner of the face; the bluer it is, the larger is the face's
     box (1 to 3 cells); its landmarks are those of `TEMPLATE`."""
@@ -108,7 +125,9 @@ def write_detector(path: Path, landmarks: bool = True) -> Path:
     return _detector(path, values_of, landmarks, [1, 3, "height", "width"])
 
 
-def write_shaped_detector(path: Path, shapes: Sequence[np.ndarray], size: int | None = None):
+def write_shaped_detector(
+    path: Path, shapes: Sequence[np.ndarray], size: int | None = None, upright: bool = False
+):
     """The cell's green is the number of the face's shape (`shape`); see `paint`.
 
     Args:
@@ -127,7 +146,8 @@ def write_shaped_detector(path: Path, shapes: Sequence[np.ndarray], size: int | 
         )
         return f"box{stride}", f"kps{stride}"
 
-    return _detector(path, values_of, True, [1, 3, size or "height", size or "width"])
+    sides = [1, 3, size or "height", size or "width"]
+    return _detector(path, values_of, True, sides, upright)
 
 
 def _code(graph: Graph, values: str, scale: float) -> str:
@@ -237,9 +257,10 @@ def write_pack(
     embeddings: np.ndarray,
     names: tuple[str, str] = ("det_10g.onnx", "w600k_r50.onnx"),
     size: int | None = None,
+    upright: bool = False,
 ) -> Path:
     """A model pack whose faces `paint` makes."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_shaped_detector(folder / names[0], shapes, size)
+    write_shaped_detector(folder / names[0], shapes, size, upright)
     write_coded_recogniser(folder / names[1], embeddings)
     return folder

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+
 import folder_paths
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from multi_ipadapter.evaluation.networks.aesthetic import load_aesthetic
+from multi_ipadapter.evaluation.networks.clip import load_clip
+from multi_ipadapter.evaluation.networks.dino import load_dino
+from multi_ipadapter.evaluation.networks.lpips import load_lpips
 from multi_ipadapter.nodes.class_word import ClassWord, rank_words, sentences_of
 from multi_ipadapter.nodes.evaluate import EvaluatePictures
 from multi_ipadapter.nodes.metric_networks import metric_networks, pixels_of
@@ -18,8 +25,9 @@ from multi_ipadapter.nodes.score import ScorePairs
 from .face_graphs import paint, write_pack
 from .network_files import randomise
 from .test_evaluation_nodes import batch
-from .test_faces_prepare import FRONT, OTHER, SHAPES, embeddings, scene
-from .test_transformer_networks import clip_config
+from .test_faces_prepare import FRONT, LARGE, OTHER, SHAPES, embeddings, scene
+from .test_lpips import HEADS
+from .test_transformer_networks import clip_config, dino_model
 
 
 @pytest.fixture
@@ -116,6 +124,111 @@ def test_a_mix_ranks_pictures_and_takes_their_latents_along(metrics):
     assert other[2] == single[2]
 
 
+# ---- each metric on its network ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def every_network(tmp_path_factory):
+    """Networks of generated weights, under the names that the catalogue expects."""
+    folder = tmp_path_factory.mktemp("networks")
+    vision = clip_config()
+    randomise(CLIPModel(vision)).save_pretrained(folder / "clip-vit-base-patch32")
+    predictor = torch.nn.Linear(vision.projection_dim, 1)
+    torch.save(randomise(predictor).state_dict(), folder / "sac+logos+ava1-l14-linearMSE.pth")
+    dino_model("dino").save_pretrained(folder / "dino-vits16")
+    with torch.device("meta"):
+        layers = torchvision.models.alexnet(weights=None).features
+    tensors = randomise(layers.to_empty(device="cpu")).state_dict()
+    content = {f"features.{key}": value for key, value in tensors.items()}
+    torch.save(content, folder / "alexnet-owt-7be5be79.pth")
+    shutil.copy(HEADS / "alex.pth", folder / "lpips-alex.pth")
+    return folder
+
+
+@pytest.fixture
+def networks(base, every_network):
+    folder_paths.add_model_folder_path("metrics", str(every_network))
+    return every_network
+
+
+def ranked(images, metric, **inputs):
+    """Indices, best first, and their scores."""
+    return RankPictures.execute(images, metric, keep=len(images), **inputs).args[2:4]
+
+
+def test_by_aesthetic_score(networks):
+    images = batch(5)
+    indices, scores = ranked(images, "aesthetic")
+    clip, head = (
+        load_clip(networks / "clip-vit-base-patch32"),
+        load_aesthetic(networks / "sac+logos+ava1-l14-linearMSE.pth"),
+    )
+    wanted = head.score(clip(pixels_of(images))["image"])
+    assert wanted.std() > 1e-3
+    assert indices == wanted.argsort(descending=True).tolist()
+    assert scores == pytest.approx(wanted[indices].tolist(), abs=1e-4)
+
+
+def test_by_dino(networks):
+    images, references = batch(5), batch(2, seed=9)
+    indices, scores = ranked(images, "dino", references=references)
+    network = load_dino(networks / "dino-vits16")
+    a, b = (F.normalize(network(pixels_of(x))["cls"], dim=1) for x in (images, references))
+    wanted = (a @ b.T).mean(1)
+    assert wanted.std() > 1e-3
+    assert indices == wanted.argsort(descending=True).tolist()
+    assert scores == pytest.approx(wanted[indices].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("given", ["references", "targets"])
+def test_by_lpips_the_nearest_first(networks, given):
+    images, others = batch(4, size=(64, 64)), batch(4, seed=7, size=(64, 64))
+    network = load_lpips(networks / "alexnet-owt-7be5be79.pth", networks / "lpips-alex.pth")
+    a, b = pixels_of(images), pixels_of(others)
+    if given == "targets":
+        wanted = network.distance(a, b)
+    else:
+        pairs = [network.distance(a, each[None].expand_as(a)) for each in b]
+        wanted = torch.stack(pairs).mean(0)
+    indices, scores = ranked(images, "lpips", **{given: others})
+    assert wanted.std() > 1e-4
+    assert indices == wanted.argsort().tolist()
+    assert scores == pytest.approx(wanted[indices].tolist(), abs=1e-5)
+
+
+def test_a_mix_of_all_three_networks(networks):
+    images, references = batch(4, size=(64, 64)), batch(2, seed=7, size=(64, 64))
+    inputs = {"references": references}
+    alone = {name: ranked(images, name, **inputs) for name in ("aesthetic", "dino", "lpips")}
+    found = {
+        name: [scores[indices.index(i)] for i in range(4)]
+        for name, (indices, scores) in alone.items()
+    }
+    shares = {"aesthetic": 1.0, "dino": 2.0, "lpips": 3.0}
+    wanted = mixed(found, shares)
+    text = ", ".join(f"{name}: {share}" for name, share in shares.items())
+    indices, scores = ranked(images, "mix", weights=text, **inputs)
+    assert scores == pytest.approx(sorted(wanted, reverse=True), abs=1e-3)
+    assert indices == sorted(range(4), key=lambda i: -wanted[i])
+
+
+@pytest.mark.parametrize("metric", ["lpips", "mix"])
+def test_pictures_too_small_for_lpips_are_not_blamed_on_faces(networks, metric):
+    tiny = batch(2, size=(16, 16))
+    with pytest.raises(ValueError, match="LPIPS compares pictures of at least 31 pixels") as caught:
+        RankPictures.execute(tiny, metric, references=tiny, weights="lpips: 1, dino: 1")
+    assert "face" not in str(caught.value)
+
+
+def test_pictures_without_a_value_are_not_said_to_have_been_searched_for_faces(base):
+    write_pack(base / "models" / "insightface" / "models" / "buffalo_l", SHAPES, embeddings())
+    expected = "None of the 2 pictures can be scored: the metric has no value for any, as identity"
+    inputs = {"references": _images(*_of_one_person(5)), "weights": "identity: 1"}
+    for metric in ("identity", "mix"):
+        with pytest.raises(ValueError, match=expected):
+            RankPictures.execute(_images(scene(1), scene(2)), metric, **inputs)
+
+
 def test_identity_reads_the_pack_that_the_face_nodes_read(base):
     """In models/insightface, nothing in models/metrics."""
     write_pack(base / "models" / "insightface" / "models" / "buffalo_l", SHAPES, embeddings())
@@ -145,6 +258,17 @@ def test_identity_finds_close_ups_and_packs_wherever_the_face_nodes_do(base):
         metrics="identity", generated_images=generated, reference_images=references
     ).args[0]
     assert report.points[0].values["identity"].value == pytest.approx(1, abs=1e-5)
+
+
+def test_the_references_face_is_the_one_that_encode_reads(base):
+    """In the middle of a square picture, as Prepare Faces cuts it out; a neighbour is larger."""
+    write_pack(base / "models" / "insightface" / "models" / "buffalo_l", SHAPES, embeddings())
+    drawn = _images(
+        scene(1, (64, 64, FRONT, OTHER)), scene(2, (256, 256, FRONT, 7), (32, 32, LARGE, OTHER))
+    )
+    references = _images(scene(3, (256, 256, FRONT, 8), (32, 32, LARGE, OTHER + 1)))
+    indices, scores = ranked(drawn, "identity", references=references)
+    assert indices == [1, 0] and scores[0] > 0.3 > scores[1]
 
 
 def _of_one_person(*seeds: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,15 @@ spec.loader.exec_module(pack)
 """
 
 
-def modules_after(code: str) -> set[str]:
-    """Names in `sys.modules` after running the code in a fresh interpreter."""
-    report = "import json, sys; print(json.dumps(list(sys.modules)))"
-    command = [sys.executable, "-c", f"{code}\n{report}"]
+def modules_after(code: str, blocked: tuple[str, ...] = ()) -> set[str]:
+    """Names in `sys.modules` after running the code in a fresh interpreter.
+
+    Args:
+        blocked: packages that are not installed there.
+    """
+    block = f"import sys; sys.modules |= dict.fromkeys({blocked})"
+    report = "import json; print(json.dumps([n for n, m in sys.modules.items() if m is not None]))"
+    command = [sys.executable, "-c", f"{block}\n{code}\n{report}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
@@ -50,6 +56,24 @@ def test_training_and_evaluation_know_no_comfyui(name):
     assert f"multi_ipadapter.{name}" in loaded
     assert not top_level(loaded) & (COMFYUI | {"transformers"})  # which is slow to import
     assert not any(name.startswith("multi_ipadapter.nodes") for name in loaded)
+
+
+def test_the_nodes_need_no_optional_package():
+    """insightface brings cv2 and onnxruntime along; all nodes are there without them."""
+    optional = ("insightface", "onnxruntime", "cv2", "accelerate", "skimage")
+    code = f"""
+import asyncio
+sys.path.insert(0, {os.environ["COMFYUI_PATH"]!r})
+sys.argv = ["main.py", "--cpu"]
+import comfy.options
+comfy.options.enable_args_parsing()
+from multi_ipadapter.nodes import MultiIPAdapterExtension
+found = asyncio.run(MultiIPAdapterExtension().get_node_list())
+assert {{"PrepareFaces", "EncodeReferenceImages", "RankPictures"}} <= {{n.__name__ for n in found}}
+"""
+    loaded = modules_after(code, optional)
+    assert "multi_ipadapter.faces.insight" in loaded
+    assert not top_level(loaded) & set(optional)
 
 
 @pytest.mark.parametrize("code", ["import multi_ipadapter", LOAD_BY_PATH], ids=["name", "path"])

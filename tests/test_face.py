@@ -84,10 +84,10 @@ def test_pictures_of_any_size_are_searched(network):
 
 
 def test_the_network_says_what_its_embeddings_depend_on(network, files):
-    assert network.name == "face-w600k_r50" and network.resize == f"detect-{SIZE}"
+    assert network.name == "face-w600k_r50" and network.resize == f"main-face-{SIZE}"
     assert network.weights == f"{sha256(files[0])}+{sha256(files[1])}"
     assert network.outputs == {"embedding": 512, "found": 1}
-    assert load_face(*files).resize == "detect-640-128"
+    assert load_face(*files).resize == "main-face-640-128"
 
 
 def test_files_in_each_others_place_are_refused(files):

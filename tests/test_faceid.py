@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from multi_ipadapter.faces.quality import measure
 from multi_ipadapter.models.projection import ProjectionConfig
 from multi_ipadapter.nodes.encode import EncodeReferenceImages
-from multi_ipadapter.nodes.face_analysis import load_analyser
 from multi_ipadapter.nodes.face_features import to_bytes
 from multi_ipadapter.nodes.reference_files import LoadReferences, SaveReferences
 
 from .builders import LINEAR, apply, assert_says, make_adapter, make_images, refusal, sample
 from .face_blocks import BlockAnalyser, block_picture, block_pictures
-from .face_graphs import paint, shape, write_pack
 from .oracle import assert_rows, difference, recorded, texts
 
 FACEID = ProjectionConfig("faceid", 4, 64, id_dim=512, hidden_dim=32)
@@ -120,18 +118,21 @@ def test_the_mean_takes_the_reference_weights(sd15, clip_vision):
     assert difference(F.normalize(found, dim=0), F.normalize(mean, dim=0)) < 1e-6
 
 
-def test_quality_is_score_times_size(sd15, clip_vision):
-    """Size counts up to what a recogniser sees: 112 pixels."""
+def qualities(images):
+    """What Prepare Faces orders by, of the only face of each picture."""
+    pictures = [to_bytes(x[0]) for x in images.values()]
+    return [measure(picture, ANALYSER.detect(picture)[0]).total for picture in pictures]
+
+
+def test_the_quality_is_that_of_prepare_faces(sd15, clip_vision):
     images = {
         "reference_image_0": block_picture((1, 28)),
         "reference_image_1": block_picture((2, 56), score=0.75),
         "reference_image_2": block_picture((3, 112), size=(200, 200)),
         "reference_image_3": block_picture((4, 224), size=(300, 300)),
     }
-    faces = [ANALYSER.detect(to_bytes(x[0]))[0] for x in images.values()]
-    assert [round(face.size) for face in faces] == [28, 56, 112, 224]
-    assert 0.7 < faces[1].score < 0.8
-    quality = [28, 56 * faces[1].score, 112, 112]
+    quality = qualities(images)
+    assert quality == sorted(quality) and quality[0] < 0.6 * quality[3]
     how = "quality-weighted mean"
     references = encode(make_adapter(sd15, FACEID), clip_vision, images, how=how)
     unit = F.normalize(embeddings(images), dim=1)
@@ -163,9 +164,11 @@ def test_weights_and_quality_multiply(sd15, clip_vision):
     adapter, how = make_adapter(sd15, PLUS), "quality-weighted mean"
     images = {f"reference_image_{i}": block_picture((i, s)) for i, s in enumerate((30, 60, 50))}
     each = encode(adapter, clip_vision, images)
-    references = encode(adapter, clip_vision, images, how=how, weights="4, 1, 3")
+    weights, quality = torch.tensor([1.2, 1.0, 1.1]), torch.tensor(qualities(images))
+    assert (weights * quality).argmax() == 2 and quality.argmax() == 1
+    references = encode(adapter, clip_vision, images, how=how, weights="1.2, 1, 1.1")
     unit = F.normalize(embeddings(images), dim=1)
-    mean = (unit * torch.tensor([[4.0 * 30], [1.0 * 60], [3.0 * 50]])).sum(0)
+    mean = (unit * (weights * quality)[:, None]).sum(0)
     found = references.features["face_embeds"][0]
     assert difference(F.normalize(found, dim=0), F.normalize(mean, dim=0)) < 1e-6
     hidden = "penultimate_hidden_states"
@@ -247,42 +250,43 @@ def test_other_adapters_ignore_the_analyser(sd15, clip_vision):
     assert torch.equal(with_it.features["image_embeds"], without.features["image_embeds"])
 
 
-def test_real_insightface_on_known_graphs(base, sd15, clip_vision):
-    """Detector and recogniser as in buffalo_l, their outputs written into the pictures."""
-    known = 20 * torch.randn(3, 512, generator=torch.Generator().manual_seed(2))
-    folder = base / "models" / "insightface" / "models" / "buffalo_l"
-    write_pack(folder, [shape(), shape(scale=2)], known.numpy())
-    analyser = load_analyser("buffalo_l")
-    images = {}
-    for i, faces in enumerate([[(0, 1)], [(1, 2)], [(0, 0), (1, 2)]]):
-        picture = np.zeros((640, 640, 3), np.uint8)
-        for place, (number, code) in enumerate(faces):
-            paint(picture, 96 + 192 * place, 192, [shape(), shape(2)][number], number, code)
-        images[f"reference_image_{i}"] = torch.from_numpy(picture)[None].float() / 255
-    references = encode(make_adapter(sd15, FACEID), clip_vision, images, analyser)
-    assert difference(references.features["face_embeds"], known[[1, 2, 2]]) < 1e-4
-    images["reference_image_3"] = torch.zeros(1, 640, 640, 3)
-    message = refusal(encode, make_adapter(sd15, FACEID), clip_vision, images, analyser)
-    assert_says(message, "Found no face in reference_image_3, picture 1 of 1")
-
-
 # ---- bad input -------------------------------------------------------------------------------
 
 
-def test_pictures_without_a_face_are_named(sd15, clip_vision):
-    adapter = make_adapter(sd15, FACEID)
+@pytest.mark.parametrize("how", ["each", "mean", "quality-weighted mean"])
+@EVERY_KIND
+def test_pictures_without_a_face_are_left_out_by_name(sd15, clip_vision, caplog, projection, how):
+    adapter = make_adapter(sd15, projection)
     images = block_pictures(1, 2)
-    images["reference_image_2"] = torch.cat([block_picture((4, 40)), block_picture()])
+    wanted = encode(adapter, clip_vision, block_pictures(1, 2, 4), how=how, weights="1, 5, 3")
+    assert not warnings(caplog)
+    images["reference_image_2"] = torch.cat([block_picture(), block_picture((4, 60), seed=2)])
     images["reference_image_7"] = block_picture()
-    message = refusal(encode, adapter, clip_vision, images)
+    references = encode(adapter, clip_vision, images, how=how, weights="1, 5, 2, 3, 4")
+    assert torch.equal(references.weights, wanted.weights)
+    for name, feature in wanted.features.items():
+        assert torch.equal(references.features[name], feature)
+    told = warnings(caplog)
+    assert_says(
+        told,
+        "Left out, as no face was found",
+        "reference_image_2, picture 1 of 2",
+        "reference_image_7, picture 1 of 1",
+        "Encoded are the other 3",
+    )
+    assert "reference_image_0" not in told and "picture 2 of 2" not in told
+
+
+def test_no_picture_with_a_face_is_refused(sd15, clip_vision):
+    images = {"reference_image_0": block_picture(), "reference_image_7": block_picture()}
+    message = refusal(encode, make_adapter(sd15, FACEID), clip_vision, images)
     assert_says(
         message,
         "Found no face in",
-        "reference_image_2, picture 2 of 2",
+        "reference_image_0, picture 1 of 1",
         "reference_image_7, picture 1 of 1",
         "Prepare Faces with crop = loose",
     )
-    assert "reference_image_0" not in message
 
 
 def test_many_pictures_without_a_face(sd15, clip_vision):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from comfy_api.v0_0_2 import io
+from scipy import ndimage
+from server import PromptServer
 from torch.nn import functional as F
 
+from multi_ipadapter.nodes.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.face_features import read_faces, to_bytes
 from multi_ipadapter.nodes.prepare_faces import PrepareFaces
 from multi_ipadapter.nodes.reference_files import LoadReferences, SaveReferences
@@ -100,3 +105,61 @@ def test_identity_files_of_before_say_nothing_of_a_recogniser(base, sd15, clip_v
     (file,) = SaveReferences.execute(replace(references, recogniser=""), "anna").args
     apply(sd15, adapter, LoadReferences.execute(file).args[0])
     assert not warnings(caplog)
+
+
+def test_what_prepare_faces_has_enlarged_weighs_no_more_for_it():
+    """Sharp, blurred and tiny: of one size and score when they are cut out."""
+    sharp = block_picture((1, 200), size=(240, 240))
+    tiny = block_picture((1, 16), size=(240, 240))
+    for picture in (sharp, tiny):
+        picture[picture[..., 2] < 1] = 0.4  # no noise around the faces
+    blurred = sharp.clone()
+    soft = ndimage.gaussian_filter(sharp[0, ..., :2].numpy(), (24, 24, 0))
+    blurred[0, ..., :2] = torch.from_numpy(soft)
+    cut = PrepareFaces.execute(
+        ANALYSER,
+        {"image_0": torch.cat([sharp, blurred, tiny])},
+        size=256,
+        at_least=1,
+        order="as they came",
+        drop_duplicates=False,
+    ).args[0]
+    assert len(cut) == 3
+    sizes = [ANALYSER.detect(to_bytes(x))[0].size for x in cut]
+    assert max(sizes) < 1.1 * min(sizes) and min(sizes) > 112
+    first, *others = read_faces(ANALYSER, {"image": cut}).quality.tolist()
+    assert max(others) < 0.85 * first
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the node shows in a running server: by core's own messages, none of them sent."""
+    server = object.__new__(PromptServer)
+    server.loop, server.messages = asyncio.new_event_loop(), asyncio.Queue()
+    monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+
+    def text(adapter, clip_vision, images, analyser=ANALYSER):
+        node = EncodeReferenceImages.PREPARE_CLASS_CLONE(
+            {"hidden_inputs": {io.Hidden.unique_id: "7"}}
+        )
+        node.execute(adapter, clip_vision, reference_images=images, face_analysis=analyser)
+        server.loop.run_until_complete(asyncio.sleep(0))
+        _, message, _ = server.messages.get_nowait()
+        assert message[:5] == b"\x00\x00\x00\x017" and server.messages.empty()
+        return message[5:].decode()
+
+    yield text
+    server.loop.close()
+
+
+def test_the_node_itself_says_what_was_left_out_and_of_a_wrong_recogniser(
+    base, sd15, clip_vision, shown
+):
+    adapter = make_adapter(sd15, FACEID)
+    images = block_pictures(1, 2)
+    assert shown(adapter, clip_vision, images) == "Faces encoded: 2"
+    images["reference_image_2"] = block_picture()
+    text = shown(adapter, clip_vision, images, BlockAnalyser("glintr100"))
+    recogniser, left_out = text.splitlines()
+    assert_says(recogniser, "w600k_r50", "got glintr100")
+    assert_says(left_out, "no face was found: reference_image_2")

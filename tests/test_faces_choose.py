@@ -69,9 +69,48 @@ def test_the_right_person_is_kept_among_up_to_40_percent_others(seed, strangers,
     assert not tied
 
 
-def relatives(likeness: float) -> tuple[np.ndarray, np.ndarray]:
+def wrong_share(n: int, strangers: int, noise, persons_of, seeds: int = 300) -> tuple:
+    """Of sets of n pictures the share that somebody else is kept of, and that two are mixed in.
+
+    The strangers are different people, five times as large.
+    """
+    wrong = mixed = 0
+    for seed in range(seeds):
+        generator = np.random.default_rng([seed, 1])
+        persons = persons_of(seed)
+        who = generator.permutation(
+            [0] * (n - strangers) + [1 + i % (len(persons) - 1) for i in range(strangers)]
+        )
+        faces = np.concatenate([views(persons[i], 1, generator, noise) for i in who])
+        kept = majority(faces, list(range(n)), np.where(who == 0, 100, 500)).faces
+        right = [who[i] == 0 for i in kept]
+        wrong, mixed = wrong + (not any(right)), mixed + (any(right) and not all(right))
+    return wrong / seeds, mixed / seeds
+
+
+@pytest.mark.parametrize(("n", "strangers"), [(3, 1), (5, 1), (5, 2), (8, 3)])
+def test_a_handful_of_difficult_pictures_seldom_gives_somebody_else(n, strangers):
+    """Were ties decided by size at once, it would be 36, 2, 8 and 0.5 % of the sets."""
+
+    def persons_of(seed):
+        return people(seed, 4)
+
+    wrong, mixed = wrong_share(n, strangers, HARD, persons_of)
+    assert wrong <= (0.03 if n == 3 else 0.003) and mixed == 0
+    assert wrong_share(n, strangers, USUAL, persons_of) == (0, 0)
+
+
+@pytest.mark.parametrize(("n", "strangers"), [(3, 1), (5, 1), (5, 2), (8, 3)])
+@pytest.mark.parametrize("noise", [CLEAR, USUAL], ids=["clear", "usual"])
+def test_a_relative_stays_apart_in_a_handful_of_pictures_too(n, strangers, noise):
+    """Lower cut-offs for all small sets would mix 9 to 20 % of the clear ones."""
+    wrong, mixed = wrong_share(n, strangers, noise, lambda seed: relatives(0.4, seed))
+    assert wrong == 0 and mixed <= 0.015
+
+
+def relatives(likeness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two people of this cosine."""
-    a, b = np.random.default_rng(0).standard_normal((2, 512))
+    a, b = np.random.default_rng(seed).standard_normal((2, 512))
     a = unit(a)
     return a, unit(likeness * a + np.sqrt(1 - likeness**2) * unit(b - (a @ b) * a))
 
@@ -148,6 +187,20 @@ def test_of_equal_counts_the_larger_faces_win_and_the_first_of_equal_ones():
     larger = majority(faces, pictures, [10] * 3 + [20] * 3)
     assert larger == ({0: 3, 1: 4, 2: 5}, True)
     assert majority(faces, pictures, [10] * 6) == ({0: 0, 1: 1, 2: 2}, True)
+
+
+def test_copies_go_along_but_do_not_vote():
+    generator = np.random.default_rng([0, 1])
+    a, b = people(1, 2)
+    faces = np.concatenate([views(a, 4, generator), np.repeat(views(b, 1, generator), 5, axis=0)])
+    sizes = [10] * 4 + [20] * 5
+    copies = [5, 6, 7, 8]
+    assert majority(faces, range(9), sizes, copies) == ({n: n for n in range(4)}, False)
+    assert list(majority(faces, range(9), sizes).faces) == [4, 5, 6, 7, 8]
+    alone = majority(faces[4:], range(5), sizes[4:], [1, 2, 3, 4])
+    assert alone == ({n: n for n in range(5)}, False)
+    equal = majority(faces[3:], range(6), [50, *sizes[4:]], [2, 3, 4, 5])
+    assert equal == ({0: 0}, True)  # one picture each, the larger; together the copies are larger
 
 
 def test_one_face_and_none():

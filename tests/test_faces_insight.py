@@ -102,6 +102,16 @@ def test_a_close_up_is_found_beside_somebody_small(analyser):
     assert np.array_equal(analyser.embed(image, small), EMBEDDINGS[7])
 
 
+def test_a_small_face_in_a_large_picture_is_found(folder, analyser):
+    """At 640 pixels its red cell has 16."""
+    image = background(1280, 1280)
+    paint(image, 416, 928, SHAPES[0], 0, 7)
+    (face,) = analyser.detect(image)
+    assert np.abs(face.landmarks - SHAPES[0][4:].reshape(5, 2) - [416, 928]).max() <= 1e-3
+    assert np.array_equal(analyser.embed(image, face), EMBEDDINGS[7])
+    assert analyser.detect(background(1280, 1280)) == []
+
+
 def test_a_face_that_is_found_at_both_sizes_counts_once(folder):
     """Of 128 pixels the picture is what the detector sees at both."""
     files = folder / "det_10g.onnx", folder / "w600k_r50.onnx"
@@ -182,7 +192,7 @@ def test_a_published_packs_files_must_be_of_their_kind(tmp_path):
         load_pack(pack)
 
 
-@pytest.mark.parametrize("version", ["0.7.3", "1.0.1"])
+@pytest.mark.parametrize("version", ["0.7.3", "1.0.1", "2.0"])
 def test_an_older_insightface_is_told_of_by_the_command_that_updates_it(
     version, folder, monkeypatch
 ):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from multi_ipadapter.faces.align import aligned_transform, template
 from multi_ipadapter.faces.analysis import Face
-from multi_ipadapter.nodes.face_analysis import LoadFaceAnalysis
+from multi_ipadapter.nodes.face_analysis import LoadFaceAnalysis, load_analyser
 from multi_ipadapter.nodes.mediapipe_faces import (
     MissingMediaPipeError,
     five_points,
     load_mediapipe,
 )
 from multi_ipadapter.nodes.prepare_faces import PrepareFaces
+
+from .face_graphs import shape, write_pack
 
 _SETS = ("face_oval", "left_eye", "right_eye", "left_eyebrow", "right_eyebrow", "lips")
 
@@ -110,6 +115,21 @@ def test_comfyuis_detector_finds_faces_that_prepare_cuts_out(base, weights):
 def test_auto_takes_it_where_there_is_no_pack(base, weights):
     assert LoadFaceAnalysis.execute("auto").args[0].name == "mediapipe"
     assert LoadFaceAnalysis.execute("mediapipe").args[0].name == "mediapipe"
+
+
+def test_a_pack_without_insightface_is_told_of_where_mediapipe_stands_in(
+    base, weights, monkeypatch, caplog
+):
+    pack = base / "models" / "insightface" / "models" / "buffalo_l"
+    write_pack(pack, [shape()], np.ones((1, 512)))
+    monkeypatch.setitem(sys.modules, "insightface", None)
+    assert load_analyser("auto").name == "mediapipe"
+    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "by MediaPipe, which cannot recognise them" in told
+    assert 'pip install "insightface>=2.1" onnxruntime' in told
+    caplog.clear()
+    shutil.rmtree(pack)  # nobody has asked for one
+    assert load_analyser("auto").name == "mediapipe" and not caplog.records
 
 
 def test_far_faces_are_found_by_the_other_detector(base, weights):

@@ -6,6 +6,8 @@ import os
 import shutil
 import sys
 
+import comfy.model_management
+import comfy.utils
 import folder_paths
 import numpy as np
 import pytest
@@ -288,6 +290,31 @@ def test_a_smaller_face_can_be_turned_away_and_the_pose_counts(base, pack):
     assert PrepareFaces.execute(analyser, images, size=64).args[2] == [1, 0]
     with pytest.raises(NoFacesError, match="too small: 89 pixels, expected 90"):
         PrepareFaces.execute(analyser, images, size=64, at_least=90)
+
+
+def test_comfyui_shows_progress_and_can_cancel(base, pack):
+    (analyser,) = LoadFaceAnalysis.execute().args
+    images = {"image_0": _image(person(0), person(1), person(2))}
+    steps = []
+
+    def told(value, total, preview, node_id=None):
+        steps.append((value, total))
+        if len(steps) == cancel_at:
+            comfy.model_management.interrupt_current_processing(True)
+
+    comfy.utils.set_progress_bar_global_hook(told)
+    try:
+        cancel_at = 0
+        PrepareFaces.execute(analyser, images, size=64)
+        assert (steps[0], steps[-1]) == ((0, 3), (3, 3))  # core may leave out what is between
+        steps.clear()
+        cancel_at = 1
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            PrepareFaces.execute(analyser, images, size=64)
+        assert steps == [(0, 3)]
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
 
 
 def test_an_older_comfyui_is_told_of(base, monkeypatch):

@@ -212,10 +212,62 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_go_on(analyser):
     reasons = {v.name: v.reason for v in result.verdicts}
     assert reasons["broken"] == ("cannot be read: damaged or cut off. Remove or replace the file.")
     assert reasons["once"] == "cannot be read: gone"
-    assert reasons["line"]
+    assert reasons["line"].startswith("the face analysis failed: ")
     assert result.verdicts[2].place is None
     assert {result.verdicts[n].name for n in result.indices} >= {"side", "front", "large", "group"}
     assert len(result.faces) == len(result.indices) == len(set(result.indices))
+
+
+def test_an_unusable_face_does_not_cost_the_others_of_its_picture(tmp_path):
+    """Landmarks on one spot, and embeddings that are no numbers or nothing."""
+    spot = shape(2.0)
+    spot[4:] = 90
+    known = embeddings()
+    known[150], known[151] = np.nan, 0
+    analyser = load_pack(write_pack(tmp_path / "buffalo_l", [*SHAPES, spot], known))
+
+    def drawn(seed, *faces):
+        image = scene(seed)
+        for x, y, number, code in faces:
+            paint(image, x, y, [*SHAPES, spot][number], number, code)
+        return image
+
+    images = {
+        "clear": drawn(1, (64, 64, FRONT, 1)),
+        "also": drawn(2, (64, 64, FRONT, 2)),
+        "spot": drawn(3, (32, 32, 4, 3), (416, 416, FRONT, 3)),
+        "nan": drawn(4, (32, 32, LARGE, 150), (416, 416, FRONT, 4)),
+        "zero": drawn(5, (32, 32, LARGE, 151), (416, 416, FRONT, 5)),
+        "none": drawn(6, (32, 32, LARGE, 150), (416, 416, FRONT, 151)),
+    }
+    numbers = "no usable face: the recogniser gives no usable numbers for its face."
+    for who in ("majority", "largest"):
+        result = prepare(given(**images), analyser, Settings(size=64, who=who))
+        reasons = {v.name: v.reason for v in result.verdicts}
+        assert reasons == dict.fromkeys(images, "") | {"none": numbers}
+        kept = {result.verdicts[n].name: result.verdicts[n] for n in result.indices}
+        assert {round(v.face.size) for v in kept.values()} == {89}
+        assert kept["spot"].chosen == 1 and kept["spot"].found == 2
+    by_index = prepare(given(**images), analyser, Settings(size=64, who="index"))
+    reasons = {v.name: v.reason for v in by_index.verdicts if v.reason}
+    assert reasons.keys() == {"spot", "nan", "zero", "none"}
+    assert reasons["spot"] == "no usable face: The landmarks of the face lie on one spot."
+
+
+def test_copies_of_one_picture_vote_once(analyser, tmp_path):
+    """Four pictures of a person outvote five of the same photograph of somebody else."""
+    images = {f"p{n}": scene(n, (64, 64, FRONT, n)) for n in range(4)}
+    other = scene(9, (64, 64, LARGE, OTHER))
+    for n in range(5):
+        Image.fromarray(other).save(tmp_path / f"{n}.jpg", quality=98 - n)
+        images[f"copy{n}"] = np.array(Image.open(tmp_path / f"{n}.jpg"))
+    for drop in (True, False):
+        result = prepare(given(**images), analyser, Settings(size=64, drop_duplicates=drop))
+        assert sorted(result.verdicts[n].name for n in result.indices) == ["p0", "p1", "p2", "p3"]
+        assert {v.reason for v in result.verdicts[4:]} == {"another person"}
+    two = {name: images[name] for name in ("p0", "copy0", "copy1", "copy2")}
+    result = prepare(given(**two), analyser, Settings(size=64))
+    assert "As many pictures show another person" in str(result)
 
 
 def test_no_face_anywhere_lists_every_picture_with_its_reason(analyser, quick):

@@ -1,4 +1,4 @@
-"""Faces: pictures -> the embedding of the largest face, for identity similarity; optional."""
+"""Faces: pictures -> the embedding of the face each is of, for identity similarity; optional."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...faces.analysis import EMBEDDING
+from ...faces.find import main_face
 from ...faces.insight import SIZES, InsightFace, MissingPackageError, load_insight
 from ..resize import check_pixels
 from .weights import file_hash
@@ -28,20 +29,21 @@ class Face:
         self.analyser, self.device = analyser, torch.device(device)
         self.name = f"face-{analyser.recogniser}"
         self.weights = "+".join(map(file_hash, analyser.files))
-        self.resize = "-".join(["detect", *map(str, analyser.sizes)])
+        self.resize = "-".join(["main-face", *map(str, analyser.sizes)])
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """uint8 [B, 3, H, W] -> "embedding" [B, 512] of unit norm, "found" [B, 1] of 1 and 0.
 
-        Both are float32. Where there is no face, the embedding is zero; it must not be scored.
+        Both are float32, of the face that adapters read too (`main_face`). Where there is none,
+        the embedding is zero; it must not be scored.
         """
         check_pixels(pixels)
         embedding = torch.zeros(len(pixels), WIDTH)
         for row, picture in zip(embedding, pixels.cpu(), strict=True):
             picture = picture.permute(1, 2, 0).numpy()
-            faces = self.analyser.detect(picture)
-            if faces:
-                found = self.analyser.embed(picture, faces[0])
+            face = main_face(self.analyser, picture)
+            if face is not None:
+                found = self.analyser.embed(picture, face)
                 row.copy_(torch.from_numpy(found / np.linalg.norm(found)))
         found = embedding.any(1, keepdim=True).float()
         return {"embedding": embedding.to(self.device), "found": found.to(self.device)}
