@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 from PIL import Image
+from playwright.sync_api import TimeoutError
 
 from multi_ipadapter.demo.people import WANTED
 from multi_ipadapter.demo.server import PACK_NAME
@@ -238,10 +239,15 @@ def open_help(tab, node, page):
         node,
     )
     title, _, rest = page.partition("\n")
-    (heading, *_) = re.findall(r"^## (.+)$", page, re.MULTILINE)
-    if not tab.page.get_by_role("heading", name=heading).first.is_visible():
-        tab.page.get_by_test_id("info-button").first.click()
-    tab.page.locator("h1", has_text=title.removeprefix("# ")).first.wait_for()
+    heading = tab.page.locator("h1", has_text=title.removeprefix("# ")).first
+    # The button also closes the panel, which may be on its way open since the page was loaded.
+    for seconds in (1, 5, 20, 60):
+        try:
+            heading.wait_for(timeout=1000 * seconds)
+            break
+        except TimeoutError:
+            tab.page.get_by_test_id("info-button").first.click()
+    heading.wait_for()
     beginning = re.split(r"[`*\[<\n]", rest.strip())[0].strip()
     assert len(beginning) > 8, "enough to know the page by"
     tab.page.get_by_text(beginning).first.wait_for()

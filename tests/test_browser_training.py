@@ -122,8 +122,9 @@ def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, peo
     tab.wait("type => app.graph.nodes.some(n => n.type === type)", TRAIN)
     tab.wait(f"step => ({NEWEST})() >= step", reached)
     raw, smooth, *_ = curves(tab)
-    assert raw == smooth >= reached, "what was trained before the reload is there again"
-    tab.wait(f"step => ({NEWEST})() > step", raw)
+    # Of many steps, the chart draws some.
+    assert raw == smooth >= min(reached, 500), "what was trained before the reload is there again"
+    tab.wait(f"step => ({NEWEST})() > step", tab.run(NEWEST))
     tab.look_at(TRAIN)
     tab.shot("training_reloaded")
 
@@ -134,7 +135,6 @@ def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, peo
     tab.page.get_by_text("Stopped at step").wait_for()
     last = tab.run(NEWEST)
     assert status(tab) == f"Stopped at step {last} of {LONG['steps']}; run again to go on"
-    assert curves(tab)[0] == last
     wait_for_adapter(tab, server, last)
     assert heights(tab) == before
 
@@ -142,7 +142,7 @@ def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, peo
     tab.wait(f"step => ({NEWEST})() > step", last)
     tab.press_cancel()
     tab.page.get_by_text("Stopped at step").wait_for()
-    assert last < tab.run(NEWEST)  # of so many steps, the chart draws some
+    assert last < tab.run(NEWEST)
     wait_for_adapter(tab, server, tab.run(NEWEST))
     tab.shot("training_cancelled")
 
