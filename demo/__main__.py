@@ -27,7 +27,7 @@ from .server import ComfyServer, ServerError
 from .sheet import Shown, demo_sheet
 
 REFERENCES = 4
-IDENTITY, SEED = 1, 1
+IDENTITY, SEED = 0, 1
 WEIGHTS = Path(__file__).with_name("weights")
 ABOUT = (
     "A person whom the models have never seen. Each reference hides a part; together they tell "

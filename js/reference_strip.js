@@ -16,7 +16,7 @@ const STYLES = `
 .mip-strip-cells { display: flex; gap: 6px; margin: 0; padding: 2px; list-style: none;
   overflow-x: auto; overflow-y: hidden; scrollbar-width: thin; }
 .mip-strip-cells:empty::after { content: attr(data-empty); margin: auto; color: var(--mip-soft); }
-.mip-strip-cells li { flex: 0 0 72px; display: flex; flex-direction: column; gap: 2px;
+.mip-strip-cells li { flex: 0 0 68px; display: flex; flex-direction: column; gap: 2px;
   min-height: 0; }
 .mip-strip-picture { position: relative; flex: 1 1 0; min-height: 0; display: grid;
   place-items: center; border-radius: 6px; overflow: hidden; background: var(--mip-fill);

@@ -212,6 +212,15 @@ class FrontEnd:
             node_type,
         )
 
+    def sizes(self) -> list[list[float]]:
+        """Of the nodes, once they have the size that they need: half a second without a change."""
+        read = "() => app.graph.nodes.map(node => [...node.size])"
+        before, now = None, self.run(read)
+        while now != before:
+            self.page.wait_for_timeout(500)
+            before, now = now, self.run(read)
+        return now
+
     def prompt(self) -> dict[str, Any]:
         """The API prompt that 'Run' would send."""
         return self.run("async () => (await app.graphToPrompt()).output")

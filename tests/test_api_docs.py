@@ -68,7 +68,7 @@ def folder(server, graph, tmp_path):
     }
     (twins / GRAPH).write_text(small, encoding="utf-8")
     for view, name in enumerate(MINE):
-        portrait(1, view).picture.save(tmp_path / name)
+        portrait(0, view).picture.save(tmp_path / name)
     write_others(server)
     return tmp_path
 
@@ -161,13 +161,13 @@ def test_the_readmes_commands_with_curl(readme, server, tmp_path):
     first, mine = pixels(tmp_path / "demo.png"), pixels(tmp_path / "mine.png")
     assert first.shape == mine.shape == (128, 128, 3) and difference(first, mine) > 16
     for view, name in enumerate(MINE):
-        shown = np.asarray(portrait(1, view).picture).astype(np.int16)
+        shown = np.asarray(portrait(0, view).picture).astype(np.int16)
         assert difference(pixels(tmp_path / name), shown) <= 1
     graph = with_pictures(server, tmp_path, json.loads((TWINS / GRAPH).read_text(encoding="utf-8")))
     assert np.array_equal(mine, drawn(server, graph))
     path = tmp_path / "workflows" / "api" / "demo.json"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace('"identity": 1', '"identity": 6'), encoding="utf-8")
+    path.write_text(text.replace('"identity": 0', '"identity": 6'), encoding="utf-8")
     run([bash(), "-e", "-s"], f"{readme}\ndraw mine.json again.png\n", tmp_path)
     newest = pixels(tmp_path / "mine.png")
     assert difference(first, pixels(tmp_path / "demo.png")) > 16, "not the earlier picture"

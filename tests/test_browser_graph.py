@@ -119,6 +119,7 @@ def test_a_shipped_workflow_loads_whole_when_it_is_dropped(tab, path):
     assert core_of(tab.prompt()) == core_of(expected)
     tab.run("async () => await app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     tab.page.wait_for_timeout(500)  # it moves there
+    tab.sizes()
     tab.shot(f"workflow_{path.stem}")
     assert tab.run(_OVERLAPS) == [], "also with the sizes that the widgets need"
     tab.look_at("MarkdownNote")
@@ -336,7 +337,7 @@ def test_only_charts_in_the_graph_listen(counted):
     counted.run("() => { window.made = LiteGraph.createNode('MultiIPAdapter_Train') }")
     assert counted.run("() => ears.size") == 0, "a copy that nobody has put down"
     for _ in range(2):
-        counted.run("() => app.graph.add(made)")
+        counted.run("() => { app.graph.add(made) }")
         assert counted.run("() => ears.size") == 1
-        counted.run("() => app.graph.remove(made)")
+        counted.run("() => { app.graph.remove(made) }")
         assert counted.run("() => ears.size") == 0

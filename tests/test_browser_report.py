@@ -98,8 +98,7 @@ def test_a_run_shows_its_report(tab, world):
         }""",
         ", ".join(METRICS),
     )
-    tab.page.wait_for_timeout(500)  # the nodes take the size that they need
-    sizes = tab.run("() => nodes.map(node => [...node.size])")
+    sizes = tab.sizes()
     tab.press_run()
     tab.wait(f"() => ({TABLE})(0).length == 3 && ({TABLE})(1).length == 3")
     report = read_json(world / "output" / "evaluation" / "shown.json")
@@ -114,7 +113,7 @@ def test_a_run_shows_its_report(tab, world):
                 interval = [float(end) for end in row[2].split(" – ")]
                 assert interval == pytest.approx([value.low, value.high], rel=1e-2, abs=1e-6)
     assert tab.page.get_by_text(f"{len(report.warnings)} warning").count() == 2
-    assert tab.run("() => nodes.map(node => [...node.size])") == sizes
+    assert tab.sizes() == sizes
     enlarge(tab, tab.page.get_by_role("button", name="Enlarge best"))
     tab.shot("report")
 
@@ -181,8 +180,8 @@ def test_what_has_no_value_says_why_and_warnings_open(tab):
     assert not tab.page.get_by_text("another").is_visible()
     summary.focus()
     tab.page.keyboard.press("Enter")
-    assert tab.page.get_by_text("one <b>thing</b>").is_visible()  # text, never markup
-    assert tab.page.get_by_text("another").is_visible()
+    tab.page.get_by_text("one <b>thing</b>").wait_for()  # text, never markup
+    tab.page.get_by_text("another").wait_for()
 
 
 def test_nothing_of_the_viewer_is_sent_or_saved(tab, object_info):
