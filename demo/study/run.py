@@ -33,7 +33,7 @@ def studio(people: People) -> Iterator[tuple[Studio, Judgement, Scorer]]:
     model, clip = demo_bundle.trained_unet(), demo_bundle.trained_clip()
     vae, vision = demo_bundle.trained_vae(), demo_bundle.trained_clip_vision()
     scorer = bundled_scorer()
-    pixels = torch.from_numpy(people.pictures.pixels[:])
+    pixels = torch.from_numpy(people.pictures.pixels.copy())
     real = judge(scorer, pixels)
     encode = picture_encoder(model, vae, vision, "centre crop")
     parts = [encode(part, FEATURES) for part in pixels.split(64)]
