@@ -12,6 +12,7 @@ from .analysis import Face
 
 CROPS = ("loose", "aligned")
 MARGIN = 0.5  # with hair and chin
+_STRIP = 128  # lines that are computed at a time; bounds the memory
 # Eyes, nose and corners of the mouth in ArcFace's crop of 112 x 112 pixels (arXiv 1801.07698).
 TEMPLATE = np.array(
     [
@@ -94,15 +95,22 @@ def warp(picture: np.ndarray, transform: np.ndarray, size: int, smooth: bool = T
     """
     if smooth:
         picture, transform = _shrunk(picture, transform, size)
-    points = _sources(transform, size)
+    starts = range(0, size, _STRIP)
+    strips = [range(start, min(start + _STRIP, size)) for start in starts]
+    return np.concatenate([_warped(picture, transform, size, rows, smooth) for rows in strips])
+
+
+def _warped(picture: np.ndarray, transform: np.ndarray, size: int, lines: range, smooth: bool):
+    """Some lines of `warp`."""
+    points = _sources(transform, size, lines)
     first = np.floor(points).astype(np.int64)
-    weights = (_cubic if smooth else _linear)(points - first)  # [taps, 2, size, size]
+    weights = (_cubic if smooth else _linear)(points - first)  # [taps, 2, lines, size]
     start = 1 - len(weights) // 2
     limits = np.array(picture.shape[1::-1]).reshape(2, 1, 1) - 1
     columns, rows = zip(
         *((first + start + n).clip(0, limits) for n in range(len(weights))), strict=True
     )
-    out = np.zeros((size, size, picture.shape[2]))
+    out = np.zeros((len(lines), size, picture.shape[2]))
     for row, (_, weight) in zip(rows, weights, strict=True):
         line = sum(
             picture[row, column] * across[..., None]
@@ -139,10 +147,15 @@ def crop(picture: np.ndarray, face: Face, size: int, kind: str = "loose", margin
     return warp(picture, transform, size, kind == "loose"), mask.astype(np.float32)
 
 
-def _sources(transform: np.ndarray, size: int) -> np.ndarray:
-    """Where in the picture each pixel of the square comes from: x and y, [2, size, size]."""
+def _sources(transform: np.ndarray, size: int, lines: range | None = None) -> np.ndarray:
+    """Where in the picture each pixel of the square comes from: x and y, [2, size, size].
+
+    Args:
+        lines: of the square; all by default.
+    """
+    lines = range(size) if lines is None else lines
     back = np.linalg.inv(transform[:, :2])
-    y, x = np.mgrid[0:size, 0:size]
+    y, x = np.mgrid[lines.start : lines.stop, 0:size]
     shifted = np.stack([x, y]) - transform[:, 2].reshape(2, 1, 1)
     return np.einsum("ij,jyx->iyx", back, shifted)
 

@@ -24,10 +24,12 @@ class Majority(NamedTuple):
     """The face of each picture that shows the person, by the picture's number.
 
     tied: as many pictures show somebody else.
+    unsure: it was a tie until less likeness was asked for.
     """
 
     faces: dict[int, int]
     tied: bool
+    unsure: bool = False
 
 
 def majority(
@@ -40,8 +42,8 @@ def majority(
 
     Every face asks who is `ALIKE`, and the mean of those asks who is the `SAME_PERSON`. A picture
     answers with the face that is closest. Where as many pictures share another identity, all ask
-    again for lower cosines; if that does not decide, the identity whose faces are larger counts,
-    then the one that comes first.
+    again for lower cosines; if that does not decide, or only by taking two groups for one person,
+    the identity whose faces are larger counts, then the one that comes first.
 
     Args:
         embeddings: [n, width], of any length but 0.
@@ -55,20 +57,33 @@ def majority(
     units, numbers = unit(embeddings)[order], np.asarray(pictures)[order]
     votes = 1 - np.isin(order, list(copies))
     members, equal = _asked(units, numbers, votes, ALIKE, SAME_PERSON)
+    tied = members[:, equal]
     for least in _TIED if len(equal) > 1 else ():
-        asked = _asked(units, numbers, votes, *least)
-        if len(asked[1]) == 1:
-            members, equal = asked
+        asked, winners = _asked(units, numbers, votes, *least)
+        if len(winners) == 1:
+            if not _joins(asked[:, winners[0]], tied, votes):
+                members, equal = asked, winners
             break
     counted = np.asarray(sizes)[order] * votes
     best = max(equal, key=lambda n: (counted @ members[:, n], -order[members[:, n]].min()))
     faces = {int(numbers[i]): int(order[i]) for i in np.flatnonzero(members[:, best])}
-    return Majority(faces, len(equal) > 1)
+    return Majority(faces, len(equal) > 1, tied.shape[1] > len(equal))
+
+
+def _joins(person: np.ndarray, groups: np.ndarray, votes: np.ndarray) -> bool:
+    """Whether a person [n] has faces of several groups [n, g] of at least two pictures each.
+
+    Groups that agree within but not with each other are relatives rather than hard pictures of one.
+    """
+    return votes @ groups[:, 0] > 1 and (person @ groups > 0).sum() > 1
 
 
 def _asked(units: np.ndarray, pictures: np.ndarray, votes: np.ndarray, alike: float, same: float):
     """Who belongs to the person of each seed [n, seeds], and the seeds that have most votes."""
-    seeds = units[:: -(-len(units) // _SEEDS)]
+    seeds = units
+    if len(units) > _SEEDS:  # at random: every n-th could be always the larger face of a picture
+        chosen = np.random.default_rng(0).choice(len(units), _SEEDS, replace=False)
+        seeds = units[np.sort(chosen)]
     around, _ = _members(units, pictures, seeds, alike)
     persons = unit((around * votes[:, None]).T @ units)
     members, closeness = _members(units, pictures, persons, same)

@@ -5,35 +5,53 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
+from .align import aligned_transform
 from .analysis import Face, FaceAnalyser
 
+_SMALL = 1280  # pixels; twice of what detectors look at
 _MIDDLE = 0.25  # of a face's size: so far from the middle it still is where Prepare Faces puts it
 
 
 def find_faces(analyser: FaceAnalyser, picture: np.ndarray) -> list[Face]:
-    """Faces of a picture uint8 [H, W, 3], the largest first; where it has none upright, those of
-    the picture on its side or upside down, as without the tag that says how it was held."""
-    return analyser.detect(picture) or _detect_turned(analyser, picture)
+    """Faces of a picture uint8 [H, W, 3], the largest first.
+
+    Where none is found, those of the picture with a border around, for faces that fill it; then of
+    the picture on its side or upside down, as without the tag that says how it was held.
+    """
+    return (
+        analyser.detect(picture)
+        or _detect_with_border(analyser, picture)
+        or _detect_turned(analyser, picture)
+    )
 
 
 def main_face(analyser: FaceAnalyser, picture: np.ndarray) -> Face | None:
     """The face that a picture uint8 [H, W, 3] is of; None where there is none.
 
     The one in the very middle of a square, as Prepare Faces cuts it out, even if a neighbour is
-    larger; otherwise the largest. Faces that fill the picture are looked for with a border around,
-    then those that lie on their side.
+    larger; otherwise the largest. Faces whose landmarks lie on one spot are none.
     """
-    faces = (
-        analyser.detect(picture)
-        or _detect_with_border(analyser, picture)
-        or _detect_turned(analyser, picture)
-    )
+    faces = [face for face in find_faces(analyser, picture) if _has_landmarks(face)]
     height, width = picture.shape[:2]
     for face in sorted(faces, key=lambda face: _from_middle(face, width)):
         if height == width and _from_middle(face, width) < _MIDDLE * face.size:
             return face
     return max(faces, key=lambda face: face.size, default=None)
+
+
+def is_usable(embedding: np.ndarray) -> bool:
+    """Whether a recogniser's output is that of a face: finite numbers, not all of them 0."""
+    return bool(np.isfinite(embedding).all() and embedding.any())
+
+
+def _has_landmarks(face: Face) -> bool:
+    try:
+        aligned_transform(face, 112)
+    except ValueError:
+        return False
+    return True
 
 
 def _from_middle(face: Face, side: int) -> float:
@@ -42,10 +60,20 @@ def _from_middle(face: Face, side: int) -> float:
 
 
 def _detect_with_border(analyser: FaceAnalyser, picture: np.ndarray) -> list[Face]:
-    border = max(picture.shape[:2]) // 2
-    wide = np.pad(picture, ((border, border), (border, border), (0, 0)))
+    """In a small copy, which shows a face that fills the picture just as well."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, _SMALL / max(height, width))
+    sides = max(1, round(width * scale)), max(1, round(height * scale))
+    small = np.asarray(Image.fromarray(picture).resize(sides, Image.Resampling.BICUBIC))
+    border = max(sides) // 2
+    wide = np.pad(small, ((border, border), (border, border), (0, 0)))
+    ratio = np.array([width, height], np.float32) / sides
     return [
-        replace(face, box=face.box - border, landmarks=face.landmarks - border)
+        replace(
+            face,
+            box=((face.box.reshape(2, 2) - border) * ratio).ravel(),
+            landmarks=(face.landmarks - border + 0.5) * ratio - 0.5,  # of pixels' centres
+        )
         for face in analyser.detect(wide)
     ]
 

@@ -70,7 +70,10 @@ class InsightFace:
 
     def _detect(self, picture: np.ndarray, sizes: Sequence[int]):
         """Boxes with scores [n, 5] and landmarks [n, 5, 2]."""
-        squares = [(size, size) for size in sizes]
+        short, long = sorted(picture.shape[:2])
+        squares = [(size, size) for size in sizes if short * size >= long]
+        if not squares:  # a line; insightface would make a picture without pixels of it
+            return np.empty((0, 5)), np.empty((0, 5, 2))
         return self._detector.detect(_bgr(picture), input_size=squares, det_thresh=LEAST_SCORE)
 
     def embed(self, picture: np.ndarray, face: Face) -> np.ndarray:

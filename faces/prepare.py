@@ -11,7 +11,7 @@ from PIL import Image
 from .align import crop, loose_transform, warp
 from .analysis import Face, FaceAnalyser
 from .choose import majority, near_duplicates, signature
-from .find import find_faces
+from .find import find_faces, is_usable
 from .quality import measure
 from .results import ORDERS, THUMBNAIL, THUMBNAILS, Candidate, Prepared, Settings, Verdict
 
@@ -84,6 +84,11 @@ def prepare(
         verdict.candidates = []
     if not faces:
         raise NoFacesError(_nothing(verdicts))
+    if len(faces) < len(kept):
+        notes.append(
+            f"{len(kept) - len(faces)} of the {len(kept)} chosen could not be read a second time "
+            "and are missing."
+        )
     return Prepared(np.stack(faces), np.stack(masks), indices, verdicts, notes)
 
 
@@ -108,8 +113,13 @@ def _read(verdict: Verdict, load: Load) -> np.ndarray | None:
         verdict.reason = _NO_MEMORY
     except Exception as error:
         text = str(error).removeprefix(f"{verdict.name}: ")
-        verdict.reason = f"cannot be read: {text or type(error).__name__}"
+        verdict.reason = f"cannot be read: {_line(text) or type(error).__name__}"
     return None
+
+
+def _line(error: object) -> str:
+    """What an error says, on one line: OpenCV and onnxruntime write several."""
+    return " ".join(str(error).split())
 
 
 @contextmanager
@@ -120,7 +130,7 @@ def _guarded(verdict: Verdict) -> Iterator[None]:
     except MemoryError:
         verdict.reason = _NO_MEMORY
     except Exception as error:
-        verdict.reason = f"the face analysis failed: {str(error) or type(error).__name__}"
+        verdict.reason = f"the face analysis failed: {_line(error) or type(error).__name__}"
 
 
 def _look(
@@ -156,7 +166,7 @@ def _look(
         except MemoryError:
             raise
         except Exception as error:  # one unusable face does not cost the others of its picture
-            why = f"no usable face: {str(error) or type(error).__name__}"
+            why = f"no usable face: {_line(error) or type(error).__name__}"
         if alone and usable:
             break
     if not usable:
@@ -168,7 +178,7 @@ def _look(
 
 def _candidate(picture: np.ndarray, face: Face, number: int, analyser: FaceAnalyser) -> Candidate:
     embedding = analyser.embed(picture, face) if analyser.recogniser else None
-    if embedding is not None and not (np.isfinite(embedding).all() and embedding.any()):
+    if embedding is not None and not is_usable(embedding):
         raise ValueError("the recogniser gives no usable numbers for its face.")
     small = warp(picture, loose_transform(face, _SIGNATURE_SIDE, 0.0), _SIGNATURE_SIDE)
     return Candidate(face, number, measure(picture, face), signature(small), embedding)
@@ -188,7 +198,7 @@ def _chosen(
             )
         return {number: v.candidates[0] for number, v in with_faces.items()}
     flat = [(number, c) for number, v in with_faces.items() for c in v.candidates]
-    shared, tied = majority(
+    shared, tied, unsure = majority(
         np.array([c.embedding for _, c in flat]),
         [number for number, _ in flat],
         [c.face.size for _, c in flat],
@@ -203,6 +213,11 @@ def _chosen(
         notes.append(
             "As many pictures show another person; the one whose faces are larger counts. Leave "
             "out pictures of the other, or choose by who = index."
+        )
+    elif unsure:
+        notes.append(
+            "The faces are less alike than one person's mostly are. See on the sheet that nobody "
+            "else is among them; more pictures of the person make it sure."
         )
     return {number: flat[face][1] for number, face in shared.items()}
 
@@ -245,4 +260,5 @@ def _cut(picture: np.ndarray, face: Face, settings: Settings) -> tuple[np.ndarra
 def _nothing(verdicts: list[Verdict]) -> str:
     lines = [f"{v.name}: {v.reason}" for v in verdicts]
     head = f"None of the {len(verdicts)} pictures gives a face that can be kept:"
-    return "\n".join([head, *lines, "Give pictures that show the face larger and from the front."])
+    last = "Give pictures that show the whole face, larger and from the front."
+    return "\n".join([head, *lines, last])

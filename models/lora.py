@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 _NAME = re.compile(r"^ip_adapter\.(\d+)\.to_(q|k|v|out)_lora\.(down|up)\.weight$")
@@ -26,6 +28,16 @@ Lora = Mapping[tuple[int, str], LowRank]
 def is_lora(key: str) -> bool:
     """Whether a tensor of a file belongs to the LoRA."""
     return "_lora." in key
+
+
+def fingerprint(lora: Lora) -> str:
+    """The same for the same matrices, wherever they were read from."""
+    digest = hashlib.sha256()
+    for place in sorted(lora):
+        for matrix in lora[place]:
+            digest.update(repr((place, tuple(matrix.shape), matrix.dtype)).encode())
+            digest.update(matrix.contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_lora(tensors: Mapping[str, Tensor], num_layers: int) -> dict[tuple[int, str], LowRank]:

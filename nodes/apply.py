@@ -170,7 +170,7 @@ class ApplyMultiIPAdapter(io.ComfyNode):
         scales = [weight * share if weight else share for share in shares]
         patched = add_to_model(model, sites, key_values, scales, router, region)
         if weight and any(shares):
-            add_lora(patched, adapter.adapter.lora, lora_weight, adapter.identity)
+            add_lora(patched, adapter.adapter.lora, lora_weight, adapter.lora_identity)
         return io.NodeOutput(patched)
 
 

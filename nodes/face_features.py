@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..faces.align import aligned_transform, warp
 from ..faces.analysis import Face, FaceAnalyser
-from ..faces.find import main_face
+from ..faces.find import is_usable, main_face
 from ..faces.quality import measure
 from ..models.projection import FACE, HIDDEN, ProjectionConfig
 from ..models.references import ReferenceEmbeds, average_face
@@ -37,7 +37,7 @@ class FaceFeatures(NamedTuple):
     crops: the aligned face in 0..1, float32 [N, size, size, 3]; None where not asked for.
     quality: by size, sharpness, pose and detector score (`Quality.total`), float32 [N].
     places: of the pictures among all that were given, [N].
-    without: names of the others, which show no face.
+    without: names of the others, which show no face, or none that can be recognised.
     """
 
     embeds: Tensor
@@ -146,7 +146,7 @@ def _warn_of_faceless(found: FaceFeatures) -> str:
     if not found.without:
         return ""
     text = (
-        f"Left out, as no face was found: {_listed(found.without)}. Encoded are the other "
+        f"Left out, as no usable face was found: {_listed(found.without)}. Encoded are the other "
         f"{len(found.places)}."
     )
     log.warning(text)
@@ -170,20 +170,27 @@ def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int =
     places = [(name, i) for name, stack in images.items() for i in range(len(stack))]
     progress = comfy.utils.ProgressBar(len(places))
     embeds, crops, quality, kept, without = [], [], [], [], []
+    faces = 0
     for place, (name, i) in enumerate(places):
         comfy.model_management.throw_exception_if_processing_interrupted()
         picture = to_bytes(images[name][i])
         face = main_face(analyser, picture)
-        worth = 0.0 if face is None else _quality(picture, face)
-        if worth:
-            embeds.append(embedding(analyser, picture, face))
-            quality.append(worth)
+        faces += face is not None
+        found = None if face is None else embedding(analyser, picture, face)
+        if found is not None:
+            embeds.append(found)
+            quality.append(measure(picture, face).total)
             kept.append(place)
             if size:
                 crops.append(torch.from_numpy(aligned_face(picture, face, size)))
         else:
             without.append(f"{name}, picture {i + 1} of {len(images[name])}")
         progress.update(1)
+    if faces and not kept:
+        raise ValueError(
+            f"{analyser.name} gives no usable numbers for any face (NaN, infinite, or all 0). Its "
+            "files are damaged; download the pack again."
+        )
     if not kept:
         raise ValueError(
             f"Found no face in {_listed(without)}. This adapter reads faces: give pictures that "
@@ -192,14 +199,6 @@ def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int =
         )
     pixels = torch.stack(crops).float() / 255 if size else None
     return FaceFeatures(torch.stack(embeds), pixels, torch.tensor(quality), kept, without)
-
-
-def _quality(picture: np.ndarray, face: Face) -> float:
-    """0: its landmarks make no face, so that nobody can be recognised."""
-    try:
-        return measure(picture, face).total
-    except ValueError:
-        return 0.0
 
 
 def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
@@ -212,28 +211,22 @@ def embed_pictures(analyser: FaceAnalyser, pictures: Tensor) -> Tensor:
     for i, picture in enumerate(pictures.cpu().numpy()):
         comfy.model_management.throw_exception_if_processing_interrupted()
         face = main_face(analyser, picture)
+        found = None if face is None else embedding(analyser, picture, face)
         if face is None:
             without[i] = "no face was found in it."
+        elif found is None:
+            without[i] = "the recogniser gives no usable numbers for its face."
         else:
-            embeds.append(embedding(analyser, picture, face))
+            embeds.append(found)
     if without:
         raise UnusablePicturesError(without)
     return torch.stack(embeds)
 
 
-def embedding(analyser: FaceAnalyser, picture: np.ndarray, face: Face) -> Tensor:
-    """float32 [D].
-
-    Raises:
-        ValueError: it is not finite.
-    """
-    embeds = torch.from_numpy(analyser.embed(picture, face)).float()
-    if not embeds.isfinite().all():
-        raise ValueError(
-            f"{analyser.name} gives embeddings that are not finite numbers. Its files are damaged; "
-            "download the pack again."
-        )
-    return embeds
+def embedding(analyser: FaceAnalyser, picture: np.ndarray, face: Face) -> Tensor | None:
+    """float32 [D]; None where the recogniser's output is no usable one."""
+    found = analyser.embed(picture, face)
+    return torch.from_numpy(found).float() if is_usable(found) else None
 
 
 def aligned_face(picture: np.ndarray, face: Face, size: int) -> np.ndarray:

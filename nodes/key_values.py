@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 import weakref
+from functools import cached_property
 from typing import NamedTuple
 
 import comfy.model_management
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..models.adapter import MultiIPAdapter
 from ..models.aggregation import Aggregated
+from ..models.lora import fingerprint
 from ..models.references import ReferenceEmbeds
 
 
@@ -50,13 +52,17 @@ class LoadedAdapter:
     def __init__(self, adapter: MultiIPAdapter, name: str):
         self.adapter = adapter
         self.name = name
-        self.identity = uuid.uuid4()  # of its weights: they never change
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             adapter,
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),
         )
         self._cache: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    @cached_property
+    def lora_identity(self) -> uuid.UUID:
+        """Of the LoRA's weights, which never change: one for all that have read the same file."""
+        return uuid.uuid5(uuid.NAMESPACE_OID, fingerprint(self.adapter.lora))
 
     @property
     def config(self):

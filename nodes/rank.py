@@ -151,16 +151,20 @@ class RankPictures(io.ComfyNode):
         if order != ORDERS[0]:
             kept = sorted(kept)
         values = [scores[i] for i in kept]
+        without = [i for i, score in enumerate(scores) if score is None]
         shown = TensorSource(images)
         strip = to_image(
             ranked_strip(
-                [picture_of(shown, i) for i in ranked],
-                [scores[i] for i in ranked],
-                [f"image {i}" for i in ranked],
+                [picture_of(shown, i) for i in ranked + without],
+                [scores[i] for i in ranked + without],
+                [f"image {i}" for i in ranked + without],
                 f"{metric}, {len(kept)} kept",
             )
         )
-        show_text(cls, "\n".join([f"{i}: {v:.4f}" for i, v in zip(kept, values, strict=True)]))
+        lines = [f"{i}: {v:.4f}" for i, v in zip(kept, values, strict=True)]
+        if without:
+            lines.append(f"{metric} has no value for {', '.join(map(str, without))}")
+        show_text(cls, "\n".join(lines))
         return io.NodeOutput(
             images[kept],
             select_latents(latents, kept),

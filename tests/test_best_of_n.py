@@ -16,6 +16,7 @@ from multi_ipadapter.evaluation.networks.aesthetic import load_aesthetic
 from multi_ipadapter.evaluation.networks.clip import load_clip
 from multi_ipadapter.evaluation.networks.dino import load_dino
 from multi_ipadapter.evaluation.networks.lpips import load_lpips
+from multi_ipadapter.nodes import rank as rank_node
 from multi_ipadapter.nodes.class_word import ClassWord, rank_words, sentences_of
 from multi_ipadapter.nodes.evaluate import EvaluatePictures
 from multi_ipadapter.nodes.metric_networks import metric_networks, pixels_of
@@ -229,13 +230,18 @@ def test_pictures_without_a_value_are_not_said_to_have_been_searched_for_faces(b
             RankPictures.execute(_images(scene(1), scene(2)), metric, **inputs)
 
 
-def test_identity_reads_the_pack_that_the_face_nodes_read(base):
-    """In models/insightface, nothing in models/metrics."""
+def test_identity_reads_the_pack_that_the_face_nodes_read(base, monkeypatch):
+    """In models/insightface, nothing in models/metrics; who has no face comes last and is told."""
+    told = []
+    monkeypatch.setattr(rank_node, "show_text", lambda cls, text: told.append(text))
     write_pack(base / "models" / "insightface" / "models" / "buffalo_l", SHAPES, embeddings())
     drawn = [scene(1, (64, 64, FRONT, OTHER)), scene(2), *_of_one_person(3, 4)]
     inputs = {"references": _images(*_of_one_person(5, 6)), "keep": 2}
-    kept, _, indices, scores, _ = RankPictures.execute(_images(*drawn), "identity", **inputs).args
+    found = RankPictures.execute(_images(*drawn), "identity", **inputs).args
+    kept, _, indices, scores, strip = found
     assert sorted(indices) == [2, 3] and min(scores) > 0.3
+    assert told[0].splitlines()[-1] == "identity has no value for 1"
+    assert strip.shape[2] > 4 * 192, "all four of them"
     assert torch.equal(kept, _images(*drawn)[indices])
 
 

@@ -269,7 +269,7 @@ def test_pictures_without_a_face_are_left_out_by_name(sd15, clip_vision, caplog,
     told = warnings(caplog)
     assert_says(
         told,
-        "Left out, as no face was found",
+        "Left out, as no usable face was found",
         "reference_image_2, picture 1 of 2",
         "reference_image_7, picture 1 of 1",
         "Encoded are the other 3",

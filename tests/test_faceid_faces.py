@@ -162,4 +162,4 @@ def test_the_node_itself_says_what_was_left_out_and_of_a_wrong_recogniser(
     text = shown(adapter, clip_vision, images, BlockAnalyser("glintr100"))
     recogniser, left_out = text.splitlines()
     assert_says(recogniser, "w600k_r50", "got glintr100")
-    assert_says(left_out, "no face was found: reference_image_2")
+    assert_says(left_out, "no usable face was found: reference_image_2")

@@ -34,7 +34,7 @@ def test_real_insightface_on_known_graphs(base, sd15, clip_vision, caplog):
     images["reference_image_3"] = torch.zeros(1, 640, 640, 3)
     references = encode(make_adapter(sd15, FACEID), clip_vision, images, analyser)
     assert difference(references.features["face_embeds"], known[[1, 2, 2]]) < 1e-4
-    assert_says(warnings(caplog), "no face was found: reference_image_3, picture 1 of 1")
+    assert_says(warnings(caplog), "no usable face was found: reference_image_3, picture 1 of 1")
 
 
 @pytest.mark.parametrize("how", ["each", "mean", "quality-weighted mean"])
@@ -94,4 +94,4 @@ def test_a_face_whose_landmarks_lie_on_one_spot_is_none(base, sd15, clip_vision,
     analyser = load_analyser("buffalo_l")
     references = encode(make_adapter(sd15, FACEID), clip_vision, images, analyser)
     assert references.num_references == 1
-    assert_says(warnings(caplog), "no face was found: reference_image_1, picture 1 of 1.")
+    assert_says(warnings(caplog), "no usable face was found: reference_image_1, picture 1 of 1.")

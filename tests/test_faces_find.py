@@ -11,6 +11,8 @@ from multi_ipadapter.faces.find import find_faces, main_face
 from multi_ipadapter.faces.insight import load_insight, load_pack
 from multi_ipadapter.faces.prepare import prepare
 from multi_ipadapter.faces.results import Settings
+from multi_ipadapter.nodes.face_features import embed_pictures, read_faces
+from multi_ipadapter.training.features import UnusablePicturesError
 
 from .face_graphs import darken_below, paint, shape, write_pack
 from .test_faces_choose import unit
@@ -118,5 +120,56 @@ def test_identity_is_measured_of_a_face_that_only_a_border_shows(tmp_path):
     assert analyser.detect(image) == []
     (found,) = analyser.detect(wide)
     face = main_face(analyser, image)
+    assert main_face(analyser, image).size == find_faces(analyser, image)[0].size
+    assert len(prepare(given(a=image), analyser, Settings(size=128)).faces) == 1
     assert np.abs(face.landmarks + 160 - found.landmarks).max() < 1e-3 and face.quarters == 0
     assert measured(analyser, image) @ unit(embeddings()[7]) > 0.999
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Faces of code 0 have an embedding; of 1 one of zeros, of 2 NaN; shape 1 has no landmarks."""
+    spot = shape()
+    spot[4:] = 56
+    known = np.ones((3, 512), np.float32)
+    known[1], known[2] = 0, np.nan
+    return load_pack(write_pack(tmp_path / "buffalo_l", [shape(), spot], known))
+
+
+def with_face(number: int, code: int) -> np.ndarray:
+    image = np.zeros((640, 640, 3), np.uint8)
+    paint(image, 192, 192, shape(), number, code)
+    return image
+
+
+def test_what_cannot_be_recognised_costs_its_own_picture_only(odd):
+    """In Rank as in Encode and in training."""
+    pictures = np.stack([with_face(0, 0), with_face(1, 0), with_face(0, 1), with_face(0, 2)])
+    assert [len(odd.detect(picture)) for picture in pictures] == [1, 1, 1, 1]
+    said = FaceNetwork(odd)(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
+    assert said["found"].flatten().tolist() == [1, 0, 0, 0]
+    assert torch.equal(said["embedding"].norm(dim=1).round(decimals=5), said["found"].flatten())
+    images = {f"image_{n}": torch.from_numpy(p)[None] / 255 for n, p in enumerate(pictures)}
+    read = read_faces(odd, images)
+    assert read.places == [0] and len(read.without) == 3
+    with pytest.raises(ValueError, match="gives no usable numbers for any face.*damaged"):
+        read_faces(odd, {"image_2": images["image_2"], "image_3": images["image_3"]})
+    with pytest.raises(UnusablePicturesError) as caught:
+        embed_pictures(odd, torch.from_numpy(pictures))
+    reasons = caught.value.reasons
+    assert [why.partition(" ")[0] for why in reasons.values()] == ["no", "the", "the"]
+    assert list(reasons) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(1, 900, 3), (900, 1, 3), (3, 2100, 3)])
+def test_a_line_has_no_face(analyser, shape):
+    assert find_faces(analyser, np.full(shape, 255, np.uint8)) == []
+
+
+def test_the_border_is_put_around_a_small_copy(monkeypatch, analyser):
+    """A wide picture with one of half its width all around would be 32 times as large."""
+    seen = []
+    detect = analyser.detect
+    monkeypatch.setattr(analyser, "detect", lambda x: seen.append(x.shape) or detect(x))
+    find_faces(analyser, np.zeros((500, 8000, 3), np.uint8))
+    assert max(height * width for height, width, _ in seen) <= 500 * 8000

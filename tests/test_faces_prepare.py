@@ -208,11 +208,14 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_go_on(analyser):
     images = given(**messy())
     images[1:1] = [("broken", broken), ("once", once)]
     images.append(("line", lambda: np.zeros((1, 4000, 3), np.uint8)))
+    images.append(("flat", lambda: np.zeros((64, 64), np.uint8)))
     result = prepare(images, analyser, Settings(size=64, drop_duplicates=False))
     reasons = {v.name: v.reason for v in result.verdicts}
     assert reasons["broken"] == ("cannot be read: damaged or cut off. Remove or replace the file.")
     assert reasons["once"] == "cannot be read: gone"
-    assert reasons["line"].startswith("the face analysis failed: ")
+    assert reasons["line"] == "no face found"
+    assert reasons["flat"].startswith("the face analysis failed: ") and "\n" not in str(reasons)
+    assert "1 of the 6 chosen could not be read a second time" in str(result)
     assert result.verdicts[2].place is None
     assert {result.verdicts[n].name for n in result.indices} >= {"side", "front", "large", "group"}
     assert len(result.faces) == len(result.indices) == len(set(result.indices))

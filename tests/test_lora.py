@@ -160,11 +160,12 @@ def test_one_file_for_two_people_adds_its_lora_once(sd15, strengths, tmp_path):
     unet, model, _ = sd15
     paths = [write(tmp_path / f"{i}.safetensors", unet, seed=i) for i in range(2)]
     adapter, other = map(loaded, paths)
+    again = loaded(paths[0])  # by another Load node
     changes, others = (by_comfy_names(model, lora_changes(unet, path)) for path in paths)
     patched = apply(model, adapter, faces(), lora_weight=strengths[0])
     patched = apply(patched, other, faces())
     between, name = state_of(patched), patched.patches_uuid
-    both = apply(patched, adapter, faces(seed=1), lora_weight=strengths[1])
+    both = apply(patched, again, faces(seed=1), lora_weight=strengths[1])
     assert state_of(patched) == between and patched.patches_uuid == name
     strength = max(strengths, key=abs)
     assert_changed(model, both, {name: strength * x + others[name] for name, x in changes.items()})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...faces.analysis import EMBEDDING
-from ...faces.find import main_face
+from ...faces.find import is_usable, main_face
 from ...faces.insight import SIZES, InsightFace, MissingPackageError, load_insight
 from ..resize import check_pixels
 from .weights import file_hash
@@ -35,7 +35,7 @@ class Face:
         """uint8 [B, 3, H, W] -> "embedding" [B, 512] of unit norm, "found" [B, 1] of 1 and 0.
 
         Both are float32, of the face that adapters read too (`main_face`). Where there is none,
-        the embedding is zero; it must not be scored.
+        or its embedding is no usable one, the row is zero; it must not be scored.
         """
         check_pixels(pixels)
         embedding = torch.zeros(len(pixels), WIDTH)
@@ -44,7 +44,8 @@ class Face:
             face = main_face(self.analyser, picture)
             if face is not None:
                 found = self.analyser.embed(picture, face)
-                row.copy_(torch.from_numpy(found / np.linalg.norm(found)))
+                if is_usable(found):
+                    row.copy_(torch.from_numpy(found / np.linalg.norm(found)))
         found = embedding.any(1, keepdim=True).float()
         return {"embedding": embedding.to(self.device), "found": found.to(self.device)}
 
