@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
+
+from ..training.chart import round_ticks
 
 # Told apart in every common form of colour blindness (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -138,15 +139,8 @@ class Axes:
 
 def _ticks(values: Sequence[float]) -> list[float]:
     """Round numbers across the values."""
-    distinct = sorted(set(values))
-    low, high = distinct[0], distinct[-1]
-    if low == high:
-        return [low]
-    raw = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    low, high = min(values), max(values)
+    return [low] if low == high else round_ticks(low, high)
 
 
 def _range(values: Sequence[float], ticks: Sequence[float], margin: float) -> tuple[float, float]:

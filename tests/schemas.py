@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 FILE_INPUTS = ("ckpt_name", "clip_name", "image", "ipadapter_file", "references_file")
 FILE_INPUTS += ("control_net_name", "model_name", "vae_name")
 NOTES = ("Note", "MarkdownNote")
+ANY = "*"
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
@@ -82,7 +83,7 @@ def _value_problem(name, value, spec: Input, prompt, object_info) -> str | None:
         if value[1] >= len(outputs):
             return f"no such output: {value}"
         kind = outputs[value[1]]
-        return None if kind == spec.type else f"got {kind}, expected {spec.type}"
+        return None if spec.type in (kind, ANY) else f"got {kind}, expected {spec.type}"
     return widget_problem(name, value, spec)
 
 
@@ -111,7 +112,8 @@ def workflow_problems(workflow: dict[str, Any], object_info: dict[str, Any]) -> 
         spec = node_inputs(object_info[nodes[target]["type"]]).get(into["name"])
         if link not in (output["links"] or []) or into["link"] != link:
             problems.append(f"link {link}: its nodes do not know it")
-        if spec is None or {kind, output["type"], into["type"], schema_output} != {spec.type}:
+        types = {kind, output["type"], schema_output}
+        if spec is None or into["type"] != spec.type or types | {spec.type} - {ANY} != {kind}:
             problems.append(f"link {link}: wrong type or unknown input {into['name']}")
         ends.add(link)
     for node in nodes.values():

@@ -161,7 +161,7 @@ def test_the_readmes_commands_with_curl(readme, server, tmp_path):
     first, mine = pixels(tmp_path / "demo.png"), pixels(tmp_path / "mine.png")
     assert first.shape == mine.shape == (128, 128, 3) and difference(first, mine) > 16
     for view, name in enumerate(MINE):
-        shown = np.asarray(portrait(0, view).picture).astype(np.int16)
+        shown = np.asarray(portrait(0, 2 + view).picture).astype(np.int16)
         assert difference(pixels(tmp_path / name), shown) <= 1
     graph = with_pictures(server, tmp_path, json.loads((TWINS / GRAPH).read_text(encoding="utf-8")))
     assert np.array_equal(mine, drawn(server, graph))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import ImageColor
 from safetensors import safe_open
 
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.nodes.dataset import ReferenceDataset, find_dataset
 from multi_ipadapter.nodes.load import FOLDER
 from multi_ipadapter.nodes.training_progress import TrainingBar
-from multi_ipadapter.training.chart import line_chart
+from multi_ipadapter.training.chart import line_chart, round_ticks
 from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.loop import Report
 from multi_ipadapter.training.records import Skipped
@@ -29,6 +32,8 @@ from .people import jpeg, picture, settings_with, write_people
 from .test_resume import run_in
 from .test_training_cli import config, error_of, finish, start  # noqa: F401
 from .training_node import train
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -65,6 +70,14 @@ def test_the_node_logs_where_it_begins_and_every_validation(base, models, datase
     assert_says(lines[0], "matched", "none - matched", "shuffled - matched")
     train(models, dataset, settings=text, steps=4)
     assert "finished already, at step 4; raise steps to go on" in said()
+
+
+def test_a_warm_up_longer_than_the_run_is_told(base, models, dataset, said):
+    wanted = "Got warmup = 500 in a run of 2 steps: the learning rate stays below"
+    for warmup in (2, 500):
+        text = settings_with(validate_every=0, previews=0, warmup=warmup)
+        train(models, dataset, settings=text, steps=2, name=f"warm{warmup}")
+        assert any(line.startswith(wanted) for line in said()) == (warmup == 500)
 
 
 def test_the_command_line_says_where_it_begins_and_ends(config, tmp_path):  # noqa: F811
@@ -273,11 +286,28 @@ def test_the_report_of_the_node_says_what_the_cache_is_for(base):
 # ---- the chart ---------------------------------------------------------------------------------
 
 
+def test_the_curves_have_the_colours_of_the_live_chart():
+    styles = (ROOT / "js" / "widgets.js").read_text(encoding="utf-8")
+    light = styles[: styles.index(".dark-theme")]
+    of_names = dict(re.findall(r"--mip-(\w+): (#[0-9a-f]{6})", light))
+    drawn = (ROOT / "js" / "line_chart.js").read_text(encoding="utf-8")
+    for name in ("matched", "none", "shuffled"):
+        (colour,) = re.findall(rf'{name}: .*colour: "--mip-(\w+)"', drawn)
+        chart = line_chart("Training", [(f"validation, {name}", [(0, 1), (9, 2)])])
+        assert ImageColor.getrgb(of_names[colour]) in {c for _, c in chart.getcolors(1 << 20)}
+
+
+def test_the_axes_have_round_numbers():
+    assert round_ticks(0.9198, 1.3) == [1.0, 1.1, 1.2, 1.3]
+    assert round_ticks(0, 6000) == [0, 2000, 4000, 6000]
+    assert round_ticks(-0.02, 0.021) == [-0.02, -0.01, 0.0, 0.01, 0.02]
+
+
 def test_the_legend_covers_no_curve():
     """A flat curve at the top of the axes shows its colour all the way."""
     names = ("loss", "loss, smoothed", "matched", "none", "shuffled")
     curves = [(name, [(0, i), (100, i)]) for i, name in enumerate(names)]
     pixels = np.asarray(line_chart("Training", curves)).astype(int)
-    highest = (np.abs(pixels - [0xA1, 0x42, 0xF4]).sum(-1) < 30)[:, :-230].any(1).argmax()
+    highest = (np.abs(pixels - [0xA0, 0x24, 0xB8]).sum(-1) < 30)[:, :-230].any(1).argmax()
     legend = (pixels[:, -160:-30].sum(-1) < 300).any(1).nonzero()[0]  # its words
     assert highest > legend[legend < 200].max()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,7 +29,15 @@ from .processes import OneProcess
 from .state import disk_errors
 from .validation import ValidationReport, Validator
 
+log = logging.getLogger("MultiIPAdapter")
+
 ADAPTER = "adapter.safetensors"
+
+
+_LONG_WARMUP = (
+    "Got warmup = %d in a run of %d steps: the learning rate stays below what you set. Set warmup to "
+    "about a tenth of the steps."
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,8 @@ class Run:
 
         if self._first:
             watcher.on_start(self.trainer.progress.step)
+            if self.config.warmup > self.config.steps:
+                log.warning(_LONG_WARMUP, self.config.warmup, self.config.steps)
         finished = False
         try:
             if self.validator and self.trainer.progress.step == 0:
