@@ -35,8 +35,8 @@ ADAPTER = "adapter.safetensors"
 
 
 _LONG_WARMUP = (
-    "Got warmup = %d in a run of %d steps: the learning rate stays below what you set. Set warmup to "
-    "about a tenth of the steps."
+    "Got warmup = %d in a run of %d steps: the learning rate stays below what you set. Set warmup "
+    "to about a tenth of the steps."
 )
 
 
