@@ -381,13 +381,14 @@ print(len(result.indices), len(pictures), round(first), round(peak()))
 
 
 def test_many_large_pictures_need_the_memory_of_one(tmp_path):
-    """Each has 12 megapixels, 36 MB decoded; 8 of them."""
+    """Each has 12 megapixels, 36 MB decoded; 8 of them, two of which are searched in vain."""
     pack = write_pack(tmp_path / "buffalo_l", SHAPES, embeddings())
     (tmp_path / "pictures").mkdir()
     image = np.zeros((3200, 3840, 3), np.uint8)
     for number in range(8):
         image[:] = (0, 60 + number, 90)
-        paint(image, 64, 64, SHAPES[LARGE], LARGE, number, zoom=6)
+        if number % 4 != 3:
+            paint(image, 64, 64, SHAPES[LARGE], LARGE, number, zoom=6)
         Image.fromarray(image).save(tmp_path / "pictures" / f"{number:02}.jpg", quality=95)
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY, str(pack), str(tmp_path / "pictures")],
@@ -397,5 +398,5 @@ def test_many_large_pictures_need_the_memory_of_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     kept, count, first, peak = map(int, done.stdout.split())
-    assert kept == count == 8
+    assert (kept, count) == (6, 8)
     assert peak - first < 3 * 36, f"{first} MB for one picture, {peak} MB for {count}"
