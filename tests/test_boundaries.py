@@ -64,6 +64,7 @@ def test_the_nodes_need_no_optional_package():
     code = f"""
 import asyncio
 sys.path.insert(0, {os.environ["COMFYUI_PATH"]!r})
+import utils.install_util  # as main.py does, before nodes.py puts comfy/utils.py in its place
 sys.argv = ["main.py", "--cpu"]
 import comfy.options
 comfy.options.enable_args_parsing()
