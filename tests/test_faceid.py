@@ -48,7 +48,12 @@ def embeddings(images, analyser=ANALYSER):
 
 
 def warnings(caplog):
-    return "\n".join(r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+    """The pack's; ComfyUI may warn of its memory meanwhile."""
+    return "\n".join(
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno == logging.WARNING and record.name == "MultiIPAdapter"
+    )
 
 
 # ---- features --------------------------------------------------------------------------------
