@@ -28,7 +28,7 @@ def verdicts(pictures: Sequence[Image.Image], identity: int, view: int) -> list[
     counts = (right & seen).sum(1).tolist()
     similar = (said.identity @ likeness).tolist()
     return [
-        f"{count} of {int(seen.sum())} attributes right, similarity {cosine:.2f}"
+        f"{count} of {int(seen.sum())} visible attributes right, similarity {cosine:.2f}"
         for count, cosine in zip(counts, similar, strict=True)
     ]
 

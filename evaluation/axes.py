@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,6 +14,7 @@ from ..training.chart import round_ticks
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 INK, _GRID = "#202020", "#e0e0e0"
 _ROW = 20  # height of a line of text
+_DASH = 10  # a dash and the gap after it
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -47,6 +49,7 @@ class Axes:
     Args:
         xs, ys: all values that must fit.
         legend: (name, colour) of what is drawn.
+        dashed: names in the legend whose lines are dashed.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Axes:
         ys: Sequence[float],
         legend: Sequence[tuple[str, str]] = (),
         size: tuple[int, int] = (960, 600),
+        dashed: Collection[str] = (),
     ):
         self.image = Image.new("RGB", size, "white")
         self.draw = ImageDraw.Draw(self.image)
@@ -67,8 +71,8 @@ class Axes:
         self._x_ticks = measured if readable else _ticks(xs)
         self._y_ticks = _ticks(ys)
         widest = max(font(14).getlength(number(y)) for y in self._y_ticks)
-        names = [(shortened(name, 220, 14), colour) for name, colour in legend]
-        beside = max((font(14).getlength(name) for name, _ in names), default=-50) + 74
+        names = [(shortened(name, 220, 14), colour, name in dashed) for name, colour in legend]
+        beside = max((font(14).getlength(name) for name, *_ in names), default=-50) + 74
         self.left, self.right = round(widest) + 28, size[0] - round(beside)
         self.top, self.bottom = 74, size[1] - 64
         self.x_range = _range(xs, self._x_ticks, margin=0.03)
@@ -98,17 +102,39 @@ class Axes:
             draw.line((x, high, x, low), fill=f"{colour}90", width=2)
         self.image.paste(layer, mask=layer)
 
-    def line(self, points: Sequence[tuple[float, float]], colour: str) -> None:
+    def line(
+        self, points: Sequence[tuple[float, float]], colour: str, dashed: bool = False
+    ) -> None:
         """Points joined by lines."""
         placed = [self.place(*point) for point in points]
-        if len(placed) > 1:
+        if dashed:
+            for start, end in pairwise(placed):
+                self._dashes(start, end, colour)
+        elif len(placed) > 1:
             self.draw.line(placed, fill=colour, width=3, joint="curve")
         for x, y in placed:
             self.dot(x, y, colour)
 
+    def level(self, y: float, colour: str) -> None:
+        """A dashed line across all x."""
+        _, py = self.place(self.x_range[0], y)
+        self._dashes((self.left, py), (self.right, py), colour)
+
     def dot(self, x: float, y: float, colour: str) -> None:
         """A point, in pixels."""
         self.draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline="white")
+
+    def _dashes(
+        self, start: tuple[float, float], end: tuple[float, float], colour: str, width: int = 3
+    ) -> None:
+        long = math.dist(start, end)
+        if not long:
+            return
+        (x0, y0), (x1, y1) = start, end
+        for begin in range(0, math.ceil(long), _DASH):
+            a, b = begin / long, min((begin + _DASH / 2) / long, 1.0)
+            ends = [(x0 + t * (x1 - x0), y0 + t * (y1 - y0)) for t in (a, b)]
+            self.draw.line(ends, fill=colour, width=width)
 
     def _frame(self, title: str, x_name: str, y_name: str) -> None:
         draw, small = self.draw, font(14)
@@ -127,13 +153,16 @@ class Axes:
         middle = (self.left + self.right) / 2
         draw.text((middle, self.bottom + 34), x_name, fill=INK, font=small, anchor="mt")
 
-    def _legend(self, names: Sequence[tuple[str, str]]) -> None:
-        for row, (name, colour) in enumerate(names):
+    def _legend(self, names: Sequence[tuple[str, str, bool]]) -> None:
+        for row, (name, colour, dashed) in enumerate(names):
             y = self.top + row * _ROW
             if y + _ROW > self.bottom:
                 break
             x = self.right + 20
-            self.draw.line((x, y + 8, x + 24, y + 8), fill=colour, width=4)
+            if dashed:
+                self._dashes((x, y + 8), (x + 24, y + 8), colour, width=4)
+            else:
+                self.draw.line((x, y + 8, x + 24, y + 8), fill=colour, width=4)
             self.draw.text((x + 32, y), name, fill=INK, font=font(14))
 
 

@@ -222,7 +222,7 @@ def test_the_demo_workflow_yields_a_picture_of_the_person(tab, server):
     noise = Image.frombytes("RGB", (128, 128), random.Random(0).randbytes(128 * 128 * 3))
     pictures = (with_references, without, noise, Image.new("RGB", (128, 128), "grey"))
     said = verdicts(pictures, asked["identity"], WANTED + asked["wanted_view"])
-    verdict = re.compile(r"(\d+) of (\d+) attributes right, similarity (-?[\d.]+)")
+    verdict = re.compile(r"(\d+) of (\d+) visible attributes right, similarity (-?[\d.]+)")
     numbers = (map(float, verdict.fullmatch(text).groups()) for text in said)
     (right, *of_others), (seen, *_), (similarity, *to_others) = zip(*numbers, strict=True)
     assert similarity > max(to_others) and right > max(of_others), said

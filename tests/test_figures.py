@@ -191,3 +191,20 @@ def test_long_text_is_cut_to_its_width():
     assert text.endswith("...") and font(14).getlength(text) <= 200
     assert shortened("short", 200, 14) == "short"
     assert shortened("two\nlines", 200, 14) == "two lines"
+
+
+def test_dashed_lines_and_levels_have_gaps():
+    def drawn(colour, **options):
+        axes = Axes("t", "x", "y", [0.0, 1.0], [0.0, 1.0], [("a", "#000000")])
+        axes.line([(0.0, 0.2), (1.0, 0.8)], colour, **options)
+        return count(axes.image, colour)
+
+    whole, dashed = drawn("#0072b2"), drawn("#0072b2", dashed=True)
+    assert 0.4 < dashed / whole < 0.75
+    axes = Axes("t", "x", "y", [0.0, 1.0], [0.0, 1.0])
+    axes.level(0.5, "#d55e00")
+    row = round(axes.place(0.0, 0.5)[1])
+    inked = (np.array(axes.image)[row] == ImageColor.getrgb("#d55e00")).all(-1)
+    ends = np.flatnonzero(inked)
+    assert ends[0] == axes.left and ends[-1] > axes.right - 11
+    assert 0.4 < inked[axes.left : axes.right].mean() < 0.75

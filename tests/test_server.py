@@ -193,7 +193,7 @@ def test_demo_draws_its_pictures_and_a_sheet(server, tmp_path, capsys):
     assert shown["sheet.png"].shape[1] > 1000
     told = capsys.readouterr().out
     assert "KSampler: step 2 of 2" in told and "hides: " in told
-    assert len(re.findall(r"\d+ of \d+ attributes right, similarity -?\d", told)) == 4
+    assert len(re.findall(r"\d+ of \d+ visible attributes right, similarity -?\d", told)) == 4
 
 
 # ---- starting a server -------------------------------------------------------------------------

@@ -7,13 +7,14 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ...evaluation.axes import COLOURS, Axes
+from ...evaluation.axes import COLOURS, INK, Axes
 from ...evaluation.intervals import Interval
 from ...models.files import atomically
 from .cells import BASE, MAIN, NUMBERS, RIVAL, SWEPT, USES, WEIGHTS, Cell
 from .summary import SCORES, Claim, Rank, Row, shown
 
 Rows = Mapping[Cell, Row]
+_FAINT = "#808080"
 CEILING = Cell("real pictures", "", 0, 0.0)
 _CHARTS = {
     "accuracy": "attribute accuracy",
@@ -47,10 +48,9 @@ def write(
 
 def by_number(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
     """Score against N, a curve for each adapter and aggregation."""
-    uses = [(adapter, method) for adapter, methods in USES.items() for method in methods]
     curves = {
-        f"{adapter}, {method}": [(n, Cell(adapter, method, n, 1.0)) for n in NUMBERS]
-        for adapter, method in uses
+        ", ".join(use): [(n, Cell(*use, n, 1.0)) for n in NUMBERS]
+        for use in ((adapter, method) for adapter, methods in USES.items() for method in methods)
     }
     return _chart(f"{title} against N (lambda = 1)", "N", score, curves, rows, levels)
 
@@ -65,22 +65,31 @@ def by_weight(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
 
 
 def _chart(title, x_name, score, curves, rows, levels):
+    """A colour for each adapter; dashes for a use other than the first, and for the levels."""
     placed = {
         name: [(x, rows[cell].scores[score]) for x, cell in points if rows[cell].scores[score]]
         for name, points in curves.items()
     }
     flat = {name: row.scores[score] for name, row in levels.items() if row.scores[score]}
+    adapters = dict(zip(USES, COLOURS, strict=False))
+    colours = {name: adapters[points[0][1].adapter] for name, points in curves.items()}
+    colours |= dict(zip(flat, (INK, _FAINT), strict=False))
+    other = {name for name, points in curves.items() if _is_other_use(points[0][1])}
     xs = [x for points in placed.values() for x, _ in points]
     ys = [y for points in placed.values() for _, v in points for y in (v.low, v.high)]
     ys += [v.mean for v in flat.values()]
-    colours = dict(zip((*placed, *flat), COLOURS * 2, strict=False))
-    axes = Axes(title, x_name, score, xs, ys, list(colours.items()))
+    dashed = {*other, *flat}
+    axes = Axes(title, x_name, "mean, 95 % interval", xs, ys, list(colours.items()), dashed=dashed)
     for name, value in flat.items():
-        axes.line([(min(xs), value.mean), (max(xs), value.mean)], colours[name])
+        axes.level(value.mean, colours[name])
     for name, points in placed.items():
         axes.band([(x, v.low, v.high) for x, v in points], colours[name], filled=False)
-        axes.line([(x, v.mean) for x, v in points], colours[name])
+        axes.line([(x, v.mean) for x, v in points], colours[name], dashed=name in other)
     return axes.image
+
+
+def _is_other_use(cell: Cell) -> bool:
+    return cell.aggregation != USES[cell.adapter][0]
 
 
 def table_csv(rows: Rows) -> str:
