@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import world
+from .. import description, world
 
 _CHUNK = 100
 
@@ -43,6 +43,13 @@ class Pictures:
         """Float [B, 3, size, size] in 0 .. 1; contiguous, which is twice as fast on a CPU."""
         chosen = torch.from_numpy(self.pixels[rows.numpy()])
         return chosen.permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def descriptions(pictures: Pictures) -> list[str]:
+    """The captions with some of what the pictures show of the person."""
+    columns = [description.told(shown, row) for row, shown in enumerate(pictures.visible)]
+    said = zip(pictures.captions, pictures.attributes, columns, strict=True)
+    return [description.described(*each) for each in said]
 
 
 def drawn(

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from ...models.files import write_safetensors
 from ...nodes import demo_bundle
 from ...nodes import demo_models as models
-from .. import description
 from ..scorer import Scorer
 from . import adapters, autoencoder, judging, text, unet, vision
 from .initial import initialise
-from .pictures import Pictures, drawn
+from .pictures import Pictures, descriptions, drawn
 
 IDENTITIES, VIEWS = 5_000, 8
 VISION_FIRST, VISION_IDENTITIES, VISION_VIEWS = 10_000, 16_000, 3
@@ -127,13 +126,6 @@ def scorer_stage(folder: Path) -> None:
     model = Scorer()
     pictures = drawn(folder / "pictures", "scorer", SCORER_FIRST, SCORER_IDENTITIES, SCORER_VIEWS)
     trained(folder, "scorer", model, lambda state: judging.train(model, pictures, state, device()))
-
-
-def descriptions(pictures: Pictures) -> list[str]:
-    """The captions with some of what the pictures show of the person."""
-    columns = [description.told(shown, row) for row, shown in enumerate(pictures.visible)]
-    said = zip(pictures.captions, pictures.attributes, columns, strict=True)
-    return [description.described(*each) for each in said]
 
 
 @torch.no_grad()

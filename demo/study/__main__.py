@@ -17,7 +17,7 @@ from ...training.comfyui import prepare_comfyui
 
 ABOUT = """\
 Measured on the [demo world](demo-world.md): drawn people of 16 attributes each, of which every
-picture hides 43 % on average. {people} people whom no model has seen, {seeds} views and noises of
+picture hides 44 % on average. {people} people whom no model has seen, {seeds} views and noises of
 each; every condition draws the same views from the same noise, so differences are paired. A score
 is the mean over the pictures with its 95 % interval over the people.
 
@@ -53,10 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for the results")
     options = parser.parse_args(arguments)
     prepare_comfyui()
-    from .people import PROMPTS
+    from .. import world
+    from .cells import BASE, DESCRIBED, MAIN, SWEPT, Cell, without
+    from .people import PROMPTS, held_out
     from .results import write
     from .run import PEOPLE, ceiling, measure
-    from .summary import claims, ranking, summarise
+    from .summary import by_attribute, claims, ranking, summarise
 
     cells = measure(options.folder, options.adapters)
     truth = ceiling(options.folder)
@@ -64,7 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = {cell: summarise(tensors, real) for cell, tensors in cells.items()}
     about = ABOUT.format(people=PEOPLE, seeds=PROMPTS)
     found = claims(cells, truth, rows)
-    write(options.output, rows, summarise(truth, real), ranking(cells), found, about)
+    people = held_out(options.folder / "pictures", PEOPLE)
+    shown = {
+        "base": cells[without(BASE)],
+        **{f"N = {n}": cells[Cell(*MAIN, n, 1.0)] for n in (1, SWEPT, 8)},
+        "told in words": cells[without(DESCRIBED)],
+        "real": truth,
+    }
+    attributes = {"guess": [1 / len(names) for names in world.ATTRIBUTES.values()]}
+    attributes |= {name: by_attribute(tensors, people) for name, tensors in shown.items()}
+    write(options.output, rows, summarise(truth, real), ranking(cells), found, attributes, about)
     for claim in found:
         print(f"{'yes' if claim.holds else 'NO ':3}  {claim.text}: {claim.measured}")
     return 0

@@ -7,14 +7,16 @@ from typing import NamedTuple
 NUMBERS = (1, 2, 3, 4, 6, 8)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SWEPT = 4  # references in the sweep over lambda
-BASE = "base"
+TUNED = 1.25  # lambda that did better than 1 on 192 held-out people who are not in the study
+BASE, DESCRIBED, RECODED = "base", "described", "recoded"  # without references
 
 
 class Cell(NamedTuple):
     """One condition.
 
     Attributes:
-        adapter: name of an adapter's file, or "base" for the model without one.
+        adapter: name of an adapter's file; or without one "base", the prompt alone; "described",
+            the person told in words too; "recoded", real pictures through the VAE.
         aggregation: "concat", "mean" or "learned".
         references: N.
         weight: lambda.
@@ -24,6 +26,11 @@ class Cell(NamedTuple):
     aggregation: str
     references: int
     weight: float
+
+
+def without(kind: str) -> Cell:
+    """A condition without references."""
+    return Cell(kind, "", 0, 0.0)
 
 
 # adapter -> the aggregations it is used with, the one it was trained with first
@@ -40,7 +47,7 @@ MAIN, RIVAL = ("multi_learned", "learned"), ("single", "concat")
 
 def grid() -> list[Cell]:
     """All cells, each once."""
-    cells = [Cell(BASE, "", 0, 0.0)]
+    cells = [without(kind) for kind in (BASE, DESCRIBED, RECODED)]
     for adapter, methods in USES.items():
         cells += [Cell(adapter, method, n, 1.0) for method in methods for n in NUMBERS]
     cells += [Cell(*use, SWEPT, weight) for use in (MAIN, RIVAL) for weight in WEIGHTS]

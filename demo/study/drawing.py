@@ -11,7 +11,8 @@ from torch import Tensor
 from ...models.adapter import MultiIPAdapter
 from ...nodes.demo_sampling import sample_rows, weighted
 from ...training.backbone import Backbone
-from .cells import Cell
+from ..build.pictures import descriptions
+from .cells import DESCRIBED, RECODED, Cell
 from .people import People
 
 STEPS, CFG = 16, 5.0
@@ -30,6 +31,7 @@ class Studio:
     def __init__(self, model: Any, vae: Any, backbone: Backbone, people: People, features: Mapping):
         self.model, self.vae, self.backbone = model, vae, backbone
         self.people, self.features = people, features
+        self.described = descriptions(people.pictures)
 
     @torch.inference_mode()
     def draw(self, cell: Cell, adapter: MultiIPAdapter | None, wanted: Tensor) -> Tensor:
@@ -37,10 +39,20 @@ class Studio:
         return torch.cat([self._batch(cell, adapter, rows) for rows in wanted.split(_BATCH)])
 
     def _batch(self, cell: Cell, adapter: MultiIPAdapter | None, rows: Tensor) -> Tensor:
-        captions = [self.people.pictures.captions[row] for row in rows]
-        text = self.backbone.encode_text(captions)
+        if cell.adapter == RECODED:
+            latents = self.vae.encode(
+                torch.from_numpy(self.people.pictures.pixels[rows.numpy()]) / 255
+            )
+        else:
+            latents = self.model.model.process_latent_out(self._sampled(cell, adapter, rows))
+        return (self.vae.decode(latents) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+
+    def _sampled(self, cell: Cell, adapter: MultiIPAdapter | None, rows: Tensor) -> Tensor:
+        pictures = self.people.pictures
+        texts = self.described if cell.adapter == DESCRIBED else pictures.captions
+        text = self.backbone.encode_text([texts[row] for row in rows])
         no_text = self.backbone.encode_text([""] * len(rows))
-        latents = sample_rows(
+        return sample_rows(
             self.model,
             self.backbone,
             self._noise(rows),
@@ -50,8 +62,6 @@ class Studio:
             steps=STEPS,
             cfg=CFG,
         )
-        pixels = self.vae.decode(self.model.model.process_latent_out(latents))
-        return (pixels * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
     def _noise(self, rows: Tensor) -> Tensor:
         latent_format = self.model.get_model_object("latent_format")

@@ -10,11 +10,24 @@ from pathlib import Path
 from ...evaluation.axes import COLOURS, INK, Axes
 from ...evaluation.intervals import Interval
 from ...models.files import atomically
-from .cells import BASE, MAIN, NUMBERS, RIVAL, SWEPT, USES, WEIGHTS, Cell
+from .. import world
+from .cells import (
+    BASE,
+    DESCRIBED,
+    MAIN,
+    NUMBERS,
+    RECODED,
+    RIVAL,
+    SWEPT,
+    USES,
+    WEIGHTS,
+    Cell,
+    without,
+)
 from .summary import SCORES, Claim, Rank, Row, shown
 
 Rows = Mapping[Cell, Row]
-_FAINT = "#808080"
+_BROWN, _FAINT = "#8c564b", "#808080"
 CEILING = Cell("real pictures", "", 0, 0.0)
 _CHARTS = {
     "accuracy": "attribute accuracy",
@@ -30,20 +43,33 @@ def write(
     ceiling: Row,
     ranks: Sequence[Rank],
     found: Sequence[Claim],
+    attributes: Mapping[str, Sequence[float]],
     about: str,
 ) -> None:
-    """Write results.md, results.csv and the charts into a folder."""
+    """Write results.md, results.csv and the charts into a folder.
+
+    Args:
+        output: the folder.
+        rows, ceiling: figures of the cells and of the real pictures.
+        ranks, found: of `summary`.
+        attributes: condition -> accuracy of each attribute.
+        about: what was measured, for the page's head.
+    """
     output.mkdir(parents=True, exist_ok=True)
     _write_text(output / "results.csv", table_csv({**rows, CEILING: ceiling}))
     names = []
     for score, title in _CHARTS.items():
-        levels = {"real pictures": ceiling, "no references": rows[Cell(BASE, "", 0, 0.0)]}
+        levels = {
+            "real pictures": ceiling,
+            "told in words": rows[without(DESCRIBED)],
+            "no references": rows[without(BASE)],
+        }
         for along, chart in (("n", by_number), ("lambda", by_weight)):
             name = f"results-{score}-{along}.png"
             with atomically(output / name) as path:
                 chart(rows, score, title, levels).save(path, "PNG")
             names.append(name)
-    _write_text(output / "results.md", page(rows, ceiling, ranks, found, about))
+    _write_text(output / "results.md", page(rows, ceiling, ranks, found, attributes, about))
 
 
 def by_number(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
@@ -73,7 +99,7 @@ def _chart(title, x_name, score, curves, rows, levels):
     flat = {name: row.scores[score] for name, row in levels.items() if row.scores[score]}
     adapters = dict(zip(USES, COLOURS, strict=False))
     colours = {name: adapters[points[0][1].adapter] for name, points in curves.items()}
-    colours |= dict(zip(flat, (INK, _FAINT), strict=False))
+    colours |= dict(zip(flat, (INK, _BROWN, _FAINT), strict=False))
     other = {name for name, points in curves.items() if _is_other_use(points[0][1])}
     xs = [x for points in placed.values() for x, _ in points]
     ys = [y for points in placed.values() for _, v in points for y in (v.low, v.high)]
@@ -112,10 +138,14 @@ def _numbers(interval: Interval | None) -> list[str]:
 
 
 def page(
-    rows: Rows, ceiling: Row, ranks: Sequence[Rank], found: Sequence[Claim], about: str
+    rows: Rows,
+    ceiling: Row,
+    ranks: Sequence[Rank],
+    found: Sequence[Claim],
+    attributes: Mapping[str, Sequence[float]],
+    about: str,
 ) -> str:
-    """The page in Markdown."""
-    base = rows[Cell(BASE, "", 0, 0.0)]
+    """The page in Markdown; arguments as those of `write`."""
     parts = [
         "# How should N references be aggregated?",
         about,
@@ -128,33 +158,74 @@ def page(
             f"| {c.text} | {'yes' if c.holds else '**no**'} | {c.measured} |" for c in found
         ),
         "## Against the number of references",
+        "![Attribute accuracy against N](results-accuracy-n.png)",
         "Attribute accuracy in per cent, lambda = 1:",
         _by_number_table(rows, lambda row: _percent(row.scores["accuracy"])),
-        "![Attribute accuracy against N](results-accuracy-n.png)",
         "Identity similarity (cosine):",
         _by_number_table(rows, lambda row: f"{row.scores['similarity'].mean:.3f}"),
-        "FID in the scorer's features:",
-        _by_number_table(rows, lambda row: f"{row.fid:.2f}"),
         "Caption alignment in per cent:",
         _by_number_table(rows, lambda row: _percent(row.scores["caption"])),
+        "Copy-paste:",
+        _by_number_table(rows, lambda row: f"{row.scores['copying'].mean:+.2f}"),
+        "FID in the scorer's features:",
+        _by_number_table(rows, lambda row: f"{row.fid:.1f}"),
         "## Against lambda",
         "![Attribute accuracy against lambda](results-accuracy-lambda.png)",
         "![Caption alignment against lambda](results-caption-lambda.png)",
-        "## Levels",
-        "| | accuracy | similarity | caption | FID | KID | IS |\n|---|---|---|---|---|---|---|\n"
-        + "\n".join(
-            f"| {name} | {_percent(row.scores['accuracy'])} | {row.scores['similarity'].mean:.3f} "
-            f"| {_percent(row.scores['caption'])} | {row.fid:.2f} | {row.kid:.4f} "
-            f"| {row.inception:.1f} |"
-            for name, row in (
-                ("real pictures", ceiling),
-                ("no references", base),
-                *((f"N = {n}", rows[Cell(*MAIN, n, 1.0)]) for n in (1, SWEPT)),
-            )
-        ),
+        "## What bounds it",
+        _bounds(rows, ceiling),
+        _levels_table(rows, ceiling),
+        "Attributes one by one, per cent right where the wanted view shows them:",
+        _attribute_table(attributes),
         "All figures with their intervals: [results.csv](results.csv).",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _bounds(rows: Rows, ceiling: Row) -> str:
+    real, recoded, told, four = (
+        100 * row.scores["accuracy"].mean
+        for row in (
+            ceiling,
+            rows[without(RECODED)],
+            rows[without(DESCRIBED)],
+            rows[Cell(*MAIN, SWEPT, 1.0)],
+        )
+    )
+    share = min((real - told) / (real - four), 1.0)
+    return (
+        f"The scorer reads {real:.1f} % of the attributes in real pictures, and {recoded:.1f} % "
+        "after the VAE has encoded and decoded them. The frozen base without an adapter, told in "
+        "words what the wanted view shows of the person (up to ten attributes: a prompt holds no "
+        f"more), draws {told:.1f} % right; four references and no such words give {four:.1f} %. "
+        f"So {share:.0%} of what four references lack to real pictures is lacking as well when the "
+        "base is told in words: an adapter can only ask for what the frozen base can draw."
+    )
+
+
+def _levels_table(rows: Rows, ceiling: Row) -> str:
+    levels = {
+        "real pictures": ceiling,
+        "real pictures through the VAE": rows[without(RECODED)],
+        "base, told in words": rows[without(DESCRIBED)],
+        "base": rows[without(BASE)],
+        **{f"{MAIN[0]}, N = {n}": rows[Cell(*MAIN, n, 1.0)] for n in (1, SWEPT)},
+    }
+    head = "| | accuracy | similarity | caption | FID | KID | IS |\n|---|---|---|---|---|---|---|"
+    lines = [
+        f"| {name} | {_percent(row.scores['accuracy'])} | {row.scores['similarity'].mean:.3f} "
+        f"| {_percent(row.scores['caption'])} | {row.fid:.1f} | {row.kid:.0f} "
+        f"| {row.inception:.1f} |"
+        for name, row in levels.items()
+    ]
+    return "\n".join([head, *lines])
+
+
+def _attribute_table(attributes: Mapping[str, Sequence[float]]) -> str:
+    head = "| | " + " | ".join(attributes) + " |\n" + "|---" * (len(attributes) + 1) + "|"
+    columns = [[f"{100 * share:.0f}" for share in shares] for shares in attributes.values()]
+    names = zip(world.ATTRIBUTES, *columns, strict=True)
+    return "\n".join([head, *(f"| {' | '.join(line)} |" for line in names)])
 
 
 def _answer(ranks: Sequence[Rank]) -> str:

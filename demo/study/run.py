@@ -18,7 +18,7 @@ from ...nodes import demo_bundle
 from ...nodes.training_backbone import FEATURES, picture_encoder, training_backbone
 from ...training.config import TrainingConfig
 from ..scorer import Judgement, Scorer, bundled_scorer, judge
-from .cells import BASE, Cell, grid
+from .cells import BASE, DESCRIBED, RECODED, Cell, grid
 from .drawing import Studio
 from .judging import scores
 from .people import People, held_out
@@ -57,7 +57,7 @@ def measure(folder: Path, adapters: Path) -> dict[Cell, dict[str, Tensor]]:
     cells = grid()
     missing = [cell for cell in cells if not _path(folder, cell).is_file()]
     if missing:
-        loaded: dict[str, MultiIPAdapter | None] = {BASE: None}
+        loaded: dict[str, MultiIPAdapter | None] = dict.fromkeys((BASE, DESCRIBED, RECODED))
         with studio(people) as (drawing, real, scorer):
             write_safetensors(folder / "real.safetensors", _tensors(real), {})
             for number, cell in enumerate(missing, 1):
@@ -126,9 +126,9 @@ def _path(folder: Path, cell: Cell) -> Path:
 def write_sheet(path: Path, pictures: Tensor, people: People, references: int) -> None:
     """For some people: the references, what was drawn, and the real picture of that view."""
     size, views = pictures.shape[1], people.pictures.views
-    columns = references + 2 * len(people.prompts[0])
-    sheet = Image.new("RGB", (columns * size, _SHOWN * size), "white")
-    for p in range(_SHOWN):
+    columns, lines = references + 2 * len(people.prompts[0]), min(_SHOWN, people.count)
+    sheet = Image.new("RGB", (columns * size, lines * size), "white")
+    for p in range(lines):
         shown = [people.pictures.pixels[p * views + k] for k in range(references)]
         for seed, row in enumerate(people.prompts[p]):
             drawn = pictures[p * len(people.prompts[0]) + seed].numpy()
