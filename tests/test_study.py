@@ -11,6 +11,7 @@ from PIL import Image
 
 from multi_ipadapter.demo import world
 from multi_ipadapter.demo.study.cells import DESCRIBED, MAIN, RIVAL, SWEPT, Cell, grid
+from multi_ipadapter.demo.study.compared import side_by_side
 from multi_ipadapter.demo.study.results import write
 from multi_ipadapter.demo.study.summary import claims, ranking, summarise
 
@@ -126,8 +127,9 @@ def test_the_page_shows_what_is_there(measured, rows, truth, tmp_path):
     found = claims(measured, truth, rows)
     ceiling = summarise(truth, truth["features"])
     shares = [k / 100 for k in range(len(world.ATTRIBUTES))]
+    drawn = Image.new("RGB", (8, 8))
     attributes = {"N = 4": shares, "real": shares[::-1]}
-    write(tmp_path, rows, ceiling, ranking(measured), found, attributes, "About.")
+    write(tmp_path, rows, ceiling, ranking(measured), found, attributes, drawn, "About.")
     page = (tmp_path / "results.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)]+)\)", page)
     assert links and all((tmp_path / link).is_file() for link in links)
@@ -144,3 +146,20 @@ def test_the_page_shows_what_is_there(measured, rows, truth, tmp_path):
     assert "| face | 1 | 14 |" in page
     # Told in words 80 %, four references 75 %, real pictures 85 %.
     assert re.search(r"So [45]\d% of what four references lack", page)
+
+
+def test_people_are_shown_with_what_each_condition_drew(tmp_path):
+    def sheet(cell):
+        """8 people; a reference's colour is its number, what was drawn 100, a real picture 200."""
+        picture = Image.new("RGB", ((cell.references + 6) * 4, 8 * 4))
+        for column in range(cell.references + 6):
+            seed, real = divmod(column - cell.references, 2)
+            value = column if column < cell.references else (200 if real else 100) + seed
+            picture.paste((value, value, value), (column * 4, 0, column * 4 + 4, 32))
+        path = tmp_path / f"{cell.adapter}{cell.references}.png"
+        picture.save(path)
+        return path
+
+    whole = side_by_side(sheet)
+    bottom = [whole.getpixel((x, whole.height - 1))[0] for x in range(2, whole.width, 4)]
+    assert bottom == [0, 1, 2, 3, 101, 101, 101, 101, 201]

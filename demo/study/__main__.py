@@ -19,7 +19,8 @@ ABOUT = """\
 Measured on the [demo world](demo-world.md): drawn people of 16 attributes each, of which every
 picture hides 44 % on average. {people} people whom no model has seen, {seeds} views and noises of
 each; every condition draws the same views from the same noise, so differences are paired. A score
-is the mean over the pictures with its 95 % interval over the people.
+is the mean over the pictures with its 95 % interval over the people. Guidance {cfg:g}, {steps}
+steps.
 
 - **Attribute accuracy**: of the attributes that the wanted view shows, the share that is right.
 - **Identity similarity**: cosine between the picture and four other real views of the person.
@@ -40,7 +41,8 @@ same number of steps with the same seed:
   (2N matrices in a layer) instead of one for all.
 - `single`: restores a picture from itself, as the public adapters were trained; then used with
   several references by `concat` or `mean`, which need no training.
-- `pairs`: restores a picture from one other picture of the person; then used as `single`."""
+- `pairs`: restores a picture from one other picture of the person; then used as `single`.
+- *Told in words*: no adapter; the prompt tells what the wanted view shows of the person."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,16 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_comfyui()
     from .. import world
     from .cells import BASE, DESCRIBED, MAIN, SWEPT, Cell, without
+    from .compared import side_by_side
+    from .drawing import CFG, STEPS
     from .people import PROMPTS, held_out
     from .results import write
-    from .run import PEOPLE, ceiling, measure
+    from .run import PEOPLE, ceiling, measure, sheet_path
     from .summary import by_attribute, claims, ranking, summarise
 
     cells = measure(options.folder, options.adapters)
     truth = ceiling(options.folder)
     real = load_file(options.folder / "real.safetensors")["features"]
     rows = {cell: summarise(tensors, real) for cell, tensors in cells.items()}
-    about = ABOUT.format(people=PEOPLE, seeds=PROMPTS)
+    about = ABOUT.format(people=PEOPLE, seeds=PROMPTS, cfg=CFG, steps=STEPS)
     found = claims(cells, truth, rows)
     people = held_out(options.folder / "pictures", PEOPLE)
     shown = {
@@ -75,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     attributes = {"guess": [1 / len(names) for names in world.ATTRIBUTES.values()]}
     attributes |= {name: by_attribute(tensors, people) for name, tensors in shown.items()}
-    write(options.output, rows, summarise(truth, real), ranking(cells), found, attributes, about)
+    drawn = side_by_side(lambda cell: sheet_path(options.folder, cell))
+    real_row, ranks = summarise(truth, real), ranking(cells)
+    write(options.output, rows, real_row, ranks, found, attributes, drawn, about)
     for claim in found:
         print(f"{'yes' if claim.holds else 'NO ':3}  {claim.text}: {claim.measured}")
     return 0

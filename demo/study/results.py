@@ -7,6 +7,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ...evaluation.axes import COLOURS, INK, Axes
 from ...evaluation.intervals import Interval
 from ...models.files import atomically
@@ -44,6 +46,7 @@ def write(
     ranks: Sequence[Rank],
     found: Sequence[Claim],
     attributes: Mapping[str, Sequence[float]],
+    people: Image.Image,
     about: str,
 ) -> None:
     """Write results.md, results.csv and the charts into a folder.
@@ -53,11 +56,13 @@ def write(
         rows, ceiling: figures of the cells and of the real pictures.
         ranks, found: of `summary`.
         attributes: condition -> accuracy of each attribute.
+        people: references and what was drawn, side by side.
         about: what was measured, for the page's head.
     """
     output.mkdir(parents=True, exist_ok=True)
     _write_text(output / "results.csv", table_csv({**rows, CEILING: ceiling}))
-    names = []
+    with atomically(output / "results-people.jpg") as path:
+        people.save(path, "JPEG", quality=88)
     for score, title in _CHARTS.items():
         levels = {
             "real pictures": ceiling,
@@ -68,7 +73,6 @@ def write(
             name = f"results-{score}-{along}.png"
             with atomically(output / name) as path:
                 chart(rows, score, title, levels).save(path, "PNG")
-            names.append(name)
     _write_text(output / "results.md", page(rows, ceiling, ranks, found, attributes, about))
 
 
@@ -152,6 +156,8 @@ def page(
         f"## The answer at N = {SWEPT}",
         _answer(ranks),
         _ranking_table(ranks),
+        "![People, and what each condition made of their references](results-people.jpg)",
+        "*The first six people, the same view and noise in every column.*",
         "## What was to be shown",
         "| | holds | measured, 95 % interval |\n|---|---|---|\n"
         + "\n".join(

@@ -83,7 +83,7 @@ def one_cell(
     pictures = drawing.draw(cell, adapter, wanted)
     said = judge(scorer, pictures)
     found = scores(said, wanted, people, real, cell.references if cell.weight else 0)
-    write_sheet(folder / "sheets" / f"{_name(cell)}.png", pictures, people, cell.references)
+    write_sheet(sheet_path(folder, cell), pictures, people, cell.references)
     return {**found._asdict(), **_tensors(said)}
 
 
@@ -121,6 +121,11 @@ def _name(cell: Cell) -> str:
 
 def _path(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / f"{_name(cell)}.safetensors"
+
+
+def sheet_path(folder: Path, cell: Cell) -> Path:
+    """Where a cell's sheet is."""
+    return folder / "sheets" / f"{_name(cell)}.png"
 
 
 def write_sheet(path: Path, pictures: Tensor, people: People, references: int) -> None:
