@@ -19,8 +19,9 @@ ABOUT = """\
 Measured on the [demo world](demo-world.md): drawn people of 16 attributes each, of which every
 picture hides 44 % on average. {people} people whom no model has seen, {seeds} views and noises of
 each; every condition draws the same views from the same noise, so differences are paired. A score
-is the mean over the pictures with its 95 % interval over the people. Guidance {cfg:g}, {steps}
-steps.
+is the mean over the pictures with its 95 % interval over the people. Guidance is {cfg:g}, with
+{steps} steps; lambda is 1 where nothing else is said. One command makes this page:
+`python -m multi_ipadapter.demo.study` ([how](demo-world.md#train-them-again)).
 
 - **Attribute accuracy**: of the attributes that the wanted view shows, the share that is right.
 - **Identity similarity**: cosine between the picture and four other real views of the person.
@@ -30,7 +31,8 @@ steps.
   (arXiv 2510.14975, equation 2).
 - All by a scorer that is used for nothing else, trained on other people. FID, KID and the
   Inception Score (56 classes: hair style by hair colour) are in its feature space and cannot be
-  compared with those of other papers.
+  compared with those of papers. So few pictures have an FID of their own: compare with that of
+  real ones in the table at the end.
 
 The adapters differ in nothing but what is named; each was trained by this pack's trainer for the
 same number of steps with the same seed:
@@ -38,7 +40,7 @@ same number of steps with the same seed:
 - `multi_learned`, `multi_concat`, `multi_mean`: a picture is dropped and restored from 1 to 7
   others of the person, aggregated as named.
 - `multi_slots`: as `multi_learned`, with a pair of weight matrices for each place of a reference
-  (2N matrices in a layer) instead of one for all.
+  (2N matrices in a layer) instead of one for all. The eighth place has never been trained.
 - `single`: restores a picture from itself, as the public adapters were trained; then used with
   several references by `concat` or `mean`, which need no training.
 - `pairs`: restores a picture from one other picture of the person; then used as `single`.

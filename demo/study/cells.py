@@ -42,6 +42,7 @@ USES: dict[str, tuple[str, ...]] = {
     "single": ("concat", "mean"),
     "pairs": ("concat", "mean"),
 }
+ON_ONE = ("single", "pairs")  # trained on one reference
 MAIN, RIVAL = ("multi_learned", "learned"), ("single", "concat")
 
 

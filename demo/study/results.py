@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from ...evaluation.axes import COLOURS, INK, Axes
 from ...evaluation.intervals import Interval
 from ...models.files import atomically
 from .. import world
@@ -18,18 +17,17 @@ from .cells import (
     DESCRIBED,
     MAIN,
     NUMBERS,
+    ON_ONE,
     RECODED,
-    RIVAL,
     SWEPT,
     USES,
-    WEIGHTS,
     Cell,
     without,
 )
+from .charts import by_number, by_weight
 from .summary import SCORES, Claim, Rank, Row, shown
 
 Rows = Mapping[Cell, Row]
-_BROWN, _FAINT = "#8c564b", "#808080"
 CEILING = Cell("real pictures", "", 0, 0.0)
 _CHARTS = {
     "accuracy": "attribute accuracy",
@@ -74,52 +72,6 @@ def write(
             with atomically(output / name) as path:
                 chart(rows, score, title, levels).save(path, "PNG")
     _write_text(output / "results.md", page(rows, ceiling, ranks, found, attributes, about))
-
-
-def by_number(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
-    """Score against N, a curve for each adapter and aggregation."""
-    curves = {
-        ", ".join(use): [(n, Cell(*use, n, 1.0)) for n in NUMBERS]
-        for use in ((adapter, method) for adapter, methods in USES.items() for method in methods)
-    }
-    return _chart(f"{title} against N (lambda = 1)", "N", score, curves, rows, levels)
-
-
-def by_weight(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
-    """Score against lambda."""
-    curves = {
-        ", ".join(use): [(weight, Cell(*use, SWEPT, weight)) for weight in WEIGHTS]
-        for use in (MAIN, RIVAL)
-    }
-    return _chart(f"{title} against lambda (N = {SWEPT})", "lambda", score, curves, rows, levels)
-
-
-def _chart(title, x_name, score, curves, rows, levels):
-    """A colour for each adapter; dashes for a use other than the first, and for the levels."""
-    placed = {
-        name: [(x, rows[cell].scores[score]) for x, cell in points if rows[cell].scores[score]]
-        for name, points in curves.items()
-    }
-    flat = {name: row.scores[score] for name, row in levels.items() if row.scores[score]}
-    adapters = dict(zip(USES, COLOURS, strict=False))
-    colours = {name: adapters[points[0][1].adapter] for name, points in curves.items()}
-    colours |= dict(zip(flat, (INK, _BROWN, _FAINT), strict=False))
-    other = {name for name, points in curves.items() if _is_other_use(points[0][1])}
-    xs = [x for points in placed.values() for x, _ in points]
-    ys = [y for points in placed.values() for _, v in points for y in (v.low, v.high)]
-    ys += [v.mean for v in flat.values()]
-    dashed = {*other, *flat}
-    axes = Axes(title, x_name, "mean, 95 % interval", xs, ys, list(colours.items()), dashed=dashed)
-    for name, value in flat.items():
-        axes.level(value.mean, colours[name])
-    for name, points in placed.items():
-        axes.band([(x, v.low, v.high) for x, v in points], colours[name], filled=False)
-        axes.line([(x, v.mean) for x, v in points], colours[name], dashed=name in other)
-    return axes.image
-
-
-def _is_other_use(cell: Cell) -> bool:
-    return cell.aggregation != USES[cell.adapter][0]
 
 
 def table_csv(rows: Rows) -> str:
@@ -167,17 +119,22 @@ def page(
         "![Attribute accuracy against N](results-accuracy-n.png)",
         "Attribute accuracy in per cent, lambda = 1:",
         _by_number_table(rows, lambda row: _percent(row.scores["accuracy"])),
+        "![Identity similarity against N](results-similarity-n.png)",
         "Identity similarity (cosine):",
         _by_number_table(rows, lambda row: f"{row.scores['similarity'].mean:.3f}"),
+        "![Caption alignment against N](results-caption-n.png)",
         "Caption alignment in per cent:",
         _by_number_table(rows, lambda row: _percent(row.scores["caption"])),
+        "![Copy-paste score against N](results-copying-n.png)",
         "Copy-paste:",
         _by_number_table(rows, lambda row: f"{row.scores['copying'].mean:+.2f}"),
         "FID in the scorer's features:",
         _by_number_table(rows, lambda row: f"{row.fid:.1f}"),
         "## Against lambda",
         "![Attribute accuracy against lambda](results-accuracy-lambda.png)",
+        "![Identity similarity against lambda](results-similarity-lambda.png)",
         "![Caption alignment against lambda](results-caption-lambda.png)",
+        "![Copy-paste score against lambda](results-copying-lambda.png)",
         "## What bounds it",
         _bounds(rows, ceiling),
         _levels_table(rows, ceiling),
@@ -204,8 +161,8 @@ def _bounds(rows: Rows, ceiling: Row) -> str:
         "after the VAE has encoded and decoded them. The frozen base without an adapter, told in "
         "words what the wanted view shows of the person (up to ten attributes: a prompt holds no "
         f"more), draws {told:.1f} % right; four references and no such words give {four:.1f} %. "
-        f"So {share:.0%} of what four references lack to real pictures is lacking as well when the "
-        "base is told in words: an adapter can only ask for what the frozen base can draw."
+        f"So {100 * share:.0f} % of what four references lack to real pictures is lacking as well "
+        "when the base is told in words: an adapter can only ask for what the frozen base can draw."
     )
 
 
@@ -235,22 +192,41 @@ def _attribute_table(attributes: Mapping[str, Sequence[float]]) -> str:
 
 
 def _answer(ranks: Sequence[Rank]) -> str:
-    first = ranks[0]
-    clear, alike = [], []
+    """How much the training matters, and how much the way to join the references."""
+    several, one = [], []
     for rank in ranks:
-        if (rank.adapter, rank.aggregation) != MAIN:
-            (clear if _excludes_zero(rank.differences["accuracy"]) else alike).append(_name(rank))
-    told = f"Most accurate: {_name(first)}."
-    if clear:
-        told += f" The interval of the difference to {', '.join(MAIN)} excludes zero for: "
-        told += "; ".join(clear) + "."
+        (one if rank.adapter in ON_ONE else several).append(rank)
+    points = {
+        kind: _range_of(100 * r.differences["accuracy"].mean for r in group)
+        for kind, group in (("several", several), ("one", one))
+    }
+    alike = [
+        _name(rank)
+        for rank in ranks
+        if (rank.adapter, rank.aggregation) != MAIN
+        and not _excludes_zero(rank.differences["accuracy"])
+    ]
+    told = (
+        f"Most accurate: {_name(ranks[0])}. Differences in attribute accuracy to {_use(MAIN)} are "
+        f"{points['several']} points among the adapters that were trained on several references, "
+        f"however these are joined, and {points['one']} for those trained on one. "
+    )
     if alike:
-        told += f" It does not for: {'; '.join(alike)}."
-    return told + " Differences are paired, with their 95 % intervals:"
+        told += f"No difference is shown for {' and '.join(alike)}. "
+    return told + "Paired, with 95 % intervals:"
+
+
+def _range_of(values: Iterable[float]) -> str:
+    low, *_, high = sorted(values)
+    return f"{low:+.1f} to {high:+.1f}"
+
+
+def _use(use: tuple[str, str]) -> str:
+    return "`{}` with `{}`".format(*use)
 
 
 def _name(rank: Rank) -> str:
-    return f"`{rank.adapter}` with `{rank.aggregation}`"
+    return _use((rank.adapter, rank.aggregation))
 
 
 def _excludes_zero(interval: Interval) -> bool:

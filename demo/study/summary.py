@@ -179,7 +179,7 @@ def _reaches(cell: Tensors, ceiling: Tensors, score: str, weight: float) -> Clai
     above = mean_interval(cell[score] - 0.8 * ceiling[score], identities(cell))
     spread = (above.high - above.low) / 2 / ceiling[score].mean().item()
     text = f"{score}: N = 4 reaches 80 % of real pictures, lambda = {weight:g}"
-    return Claim(text, above.mean >= 0, f"{share:.1%} ± {100 * spread:.1f}")
+    return Claim(text, above.mean >= 0, f"{100 * share:.1f} % ± {100 * spread:.1f}")
 
 
 def shown(interval: Interval, unit: float) -> str:
