@@ -46,8 +46,8 @@ class ApplyMultiIPAdapter(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Checkpoint of the adapter's family, SD1.x or SDXL; or the model of "
-                    "another 'Apply Multi-IPAdapter', for two subjects.",
+                    tooltip="Checkpoint of the adapter's family, SD1.x, SD2.x or SDXL; or the "
+                    "model of another 'Apply Multi-IPAdapter', for two subjects.",
                 ),
                 MultiIPAdapterSocket.Input(
                     "adapter", tooltip="The one that the references were encoded with."

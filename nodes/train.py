@@ -61,7 +61,8 @@ class TrainMultiIPAdapter(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Checkpoint that the adapter is for, SD1.x or SDXL; it stays as it is.",
+                    tooltip="Checkpoint that the adapter is for, SD1.x, SD2.x or SDXL; it stays as "
+                    "it is.",
                 ),
                 io.Clip.Input("clip", tooltip="Text encoder of the checkpoint; reads captions."),
                 io.Vae.Input("vae", tooltip="Of the checkpoint; turns the pictures into latents."),

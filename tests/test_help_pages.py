@@ -1,4 +1,7 @@
-"""The help page of each node, in every language: complete, true to the schema, and served."""
+"""The help page of each node, in every language: complete, true to the schema, and served.
+
+Also what other pages say of the nodes: names as they are shown, a default, and the block.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,14 @@ SHOWN = {
 # Their choices are the files of a machine, or a list that ComfyUI keeps.
 OPEN = ("ipadapter_file", "references_file", "start_from", "statistics")
 OPEN += ("sampler_name", "scheduler")
+# What js/ adds to nodes: labels that a page must explain. They are English in every language.
+ON_THE_NODE = {
+    "MultiIPAdapter_EncodeReferences": ("Reset",),
+    "MultiIPAdapter_Evaluate": ("better",),
+    "MultiIPAdapter_Report": ("better",),
+    "MultiIPAdapter_Sweep": (),
+    "MultiIPAdapter_Train": ("matched", "none", "shuffled", "■", "PNG", "CSV", "‹", "›"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +202,95 @@ def test_pages_link_to_nothing(nodes):
     """The panel opens inside ComfyUI, where paths of this repository lead nowhere."""
     for each in pages(nodes):
         assert not re.search(r"\]\(|https?:", page(*each)), each
+
+
+# ---- what the front end adds -------------------------------------------------------------------
+
+
+def test_the_widgets_on_nodes_are_the_ones_known_here():
+    files = {path.name: path.read_text(encoding="utf-8") for path in DOCS.parent.glob("*.js")}
+    attached = re.findall(r"(MultiIPAdapter_\w+): attach", files["multi_ipadapter.js"])
+    assert set(attached) == set(ON_THE_NODE)
+    source = "".join(files.values())
+    labels = {label for labels in ON_THE_NODE.values() for label in labels}
+    assert {label for label in labels if f'"{label}"' not in source} == set()
+
+
+@pytest.mark.parametrize("node_id", ON_THE_NODE)
+def test_pages_explain_what_is_on_the_node(node_id):
+    shown = {"en": "node", "ru": "ноде|нода", "zh": "节点"}
+    for language in LANGUAGES:
+        intro = page(node_id, language).partition("\n## ")[0].lower()
+        assert re.search(shown[language], intro), language
+        missing = [label for label in ON_THE_NODE[node_id] if f"`{label.lower()}`" not in intro]
+        assert missing == [], language
+
+
+# ---- other pages -------------------------------------------------------------------------------
+
+
+def wrong_names(text: str, nodes: dict[str, Documented]) -> list[str]:
+    """In a Russian page: «label» (`name`), *Node* (*its English name*) and the table of nodes."""
+    texts = {node_id: translation(node_id, "ru") for node_id in nodes}
+    labels = {
+        (part["name"], slot.name)
+        for node_id, node in nodes.items()
+        for slot, part in _named(node, texts[node_id])
+    }
+    pairs = re.findall(r"«([^«»]+)» \(`(\w+)`", text)
+    wrong = [f"«{label}» ({name})" for label, name in pairs if (label, name) not in labels]
+    titles = {node.name: texts[node_id]["display_name"] for node_id, node in nodes.items()}
+    titles |= SHOWN["ru"]
+    pairs = re.findall(r"\*([^*\n]+)\* \(\*([^*\n]+)\*\)", text)
+    wrong += [f"*{ru}* ({en})" for ru, en in pairs if titles.get(en, ru) != ru]
+    known = {title.removesuffix(" (Multi-IPAdapter)") for title in titles.values()}
+    table = text.partition("| нода | ")[2].partition("\n\n")[0]
+    listed = re.findall(r"\*\*([^*]+)\*\*", "".join(re.findall(r"^\| [^|]+", table, re.MULTILINE)))
+    return wrong + [title for title in listed if title not in known]
+
+
+def _named(node: Documented, texts: dict[str, Any]):
+    """(slot, its part of the translation) of what the front end shows under another name."""
+    inputs = ((slot, texts["inputs"][name]) for name, slot in node.inputs.items())
+    outputs = ((slot, texts["outputs"][str(i)]) for i, slot in enumerate(node.outputs))
+    return [(slot, part) for slot, part in (*inputs, *outputs) if "name" in part]
+
+
+def test_the_russian_readme_names_nodes_and_inputs_as_they_are_shown(nodes):
+    text = (ROOT / "README.ru.md").read_text(encoding="utf-8")
+    assert wrong_names(text, nodes) == []
+    assert len(re.findall(r"» \(`\w+`", text)) >= 5, "else nothing is compared"
+    assert "| нода | " in text and "(*Save Image*)" in text
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("«вес (лямбда)» (`weight`)", "«вес» (`weight`)"),
+        ("«слои» (`layers`: все)", "«слои» (`layer`: все)"),
+        ("*Сохранить изображение* (*Save Image*)", "*Записать изображение* (*Save Image*)"),
+        ("*Слово класса* (*Class Word*)", "*Слово* (*Class Word*)"),
+        ("| нода | |\n|---|---|\n| **Слово класса** | |", "| нода | |\n|---|---|\n| **Слово** | |"),
+    ],
+)
+def test_a_wrong_name_in_a_russian_page_is_found(right, wrong, nodes):
+    assert wrong_names(right, nodes) == []
+    assert len(wrong_names(wrong, nodes)) == 1
+
+
+def test_the_migration_page_knows_the_default_of_the_lora(nodes):
+    """IPAdapter_plus has another one."""
+    text = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+    default = nodes["MultiIPAdapter_Apply"].inputs["lora_weight"].options["default"]
+    assert f"`lora_weight` ({default} here; set 0.6" in text
+
+
+def test_pages_tell_of_the_block():
+    """Its node is found by this name in the search."""
+    (path,) = (ROOT / "subgraphs").glob("*.json")
+    for name in ("migration", "portraits"):
+        text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"the block *{path.stem}*" in text
 
 
 def test_the_server_hands_the_pages_out(nodes, server):

@@ -80,6 +80,12 @@ def test_every_node_is_found_by_other_words(nodes):
     assert any("reference" in alias for alias in known)
 
 
+@pytest.mark.parametrize("node_id", ["MultiIPAdapter_Apply", "MultiIPAdapter_Train"])
+def test_the_model_input_names_all_families(node_id, nodes):
+    tooltip = nodes[node_id].inputs["model"].tooltip
+    assert [family for family in ("SD1.x", "SD2.x", "SDXL") if family not in tooltip] == []
+
+
 def test_english_adds_only_what_a_schema_cannot_say(nodes):
     """The tooltip of the first socket of an input that grows."""
     expected = {

@@ -151,10 +151,24 @@ def test_ci_runs_what_the_metadata_promises():
     assert {name.partition("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
 
 
-def steps_of(job: str, file: str = "ci.yml") -> list[dict]:
-    """Steps of a job of a GitHub workflow."""
+def jobs_of(file: str) -> dict[str, dict]:
+    """Jobs of a GitHub workflow."""
     text = (ROOT / ".github" / "workflows" / file).read_text(encoding="utf-8")
-    return yaml.safe_load(text)["jobs"][job]["steps"]
+    return yaml.safe_load(text)["jobs"]
+
+
+def steps_of(job: str, file: str = "ci.yml") -> list[dict]:
+    return jobs_of(file)[job]["steps"]
+
+
+def test_only_this_repositorys_main_branch_is_published():
+    """Started by hand, a workflow runs on whatever branch is chosen."""
+    jobs = jobs_of("publish.yml")
+    first, *_ = conditions = jobs["version"]["if"].split(" && ")
+    assert first == "github.repository_owner == 'multi-ipadapter'"
+    assert "github.ref == 'refs/heads/main'" in conditions
+    # A job that needs a skipped one is skipped.
+    assert [jobs[name]["needs"] for name in ("test", "publish")] == ["version", "test"]
 
 
 def test_on_linux_ci_needs_a_browser():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
@@ -53,6 +55,16 @@ def test_workflow_fits_the_schemas(path, object_info):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
+def test_workflow_labels_the_inputs_that_have_grown(path):
+    """Else the first of them shows the name of its group too."""
+    inputs = [slot for node in read(path)["nodes"] for slot in node.get("inputs", [])]
+    grown = [slot for slot in inputs if "." in slot["name"]]
+    assert [slot.get("label") for slot in grown] == [
+        slot["name"].partition(".")[2] for slot in grown
+    ]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
 def test_workflow_gives_its_prompt(path, object_info):
     expected = read(ROOT / "workflows" / "api" / path.name)
     for node in expected.values():
@@ -79,6 +91,18 @@ def test_workflow_has_a_thumbnail(path):
     assert file.stat().st_size <= MOST_BYTES
     with Image.open(file) as picture:
         assert (picture.format, picture.size) == ("JPEG", SIZE)
+
+
+def test_thumbnails_tell_the_workflows_apart():
+    """Small, as in a tile of the template browser, and without their colours."""
+    small = {}
+    for path in WORKFLOWS:
+        with Image.open(path.with_suffix(".jpg")) as picture:
+            small[path.stem] = np.asarray(picture.convert("L").resize((64, 36)), np.float32)
+    plain = [name for name, grey in small.items() if grey.std() < 30]
+    pairs = itertools.combinations(small, 2)
+    alike = [(a, b) for a, b in pairs if np.abs(small[a] - small[b]).mean() < 20]
+    assert (plain, alike) == ([], [])
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=stem)
