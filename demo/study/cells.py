@@ -44,6 +44,7 @@ USES: dict[str, tuple[str, ...]] = {
 }
 ON_ONE = ("single", "pairs")  # trained on one reference
 MAIN, RIVAL = ("multi_learned", "learned"), ("single", "concat")
+SWEEPS = (MAIN, RIVAL)  # over lambda
 
 
 def grid() -> list[Cell]:
@@ -51,5 +52,5 @@ def grid() -> list[Cell]:
     cells = [without(kind) for kind in (BASE, DESCRIBED, RECODED)]
     for adapter, methods in USES.items():
         cells += [Cell(adapter, method, n, 1.0) for method in methods for n in NUMBERS]
-    cells += [Cell(*use, SWEPT, weight) for use in (MAIN, RIVAL) for weight in WEIGHTS]
+    cells += [Cell(*use, SWEPT, weight) for use in SWEEPS for weight in WEIGHTS]
     return list(dict.fromkeys(cells))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...evaluation.axes import COLOURS, INK, Axes
-from .cells import MAIN, NUMBERS, RIVAL, SWEPT, USES, WEIGHTS, Cell
+from .cells import NUMBERS, SWEEPS, SWEPT, USES, WEIGHTS, Cell
 from .summary import Row
 
 Rows = Mapping[Cell, Row]
@@ -25,7 +25,7 @@ def by_weight(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
     """Score against lambda."""
     curves = {
         ", ".join(use): [(weight, Cell(*use, SWEPT, weight)) for weight in WEIGHTS]
-        for use in (MAIN, RIVAL)
+        for use in SWEEPS
     }
     return _chart(f"{title} against lambda (N = {SWEPT})", "lambda", score, curves, rows, levels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ...evaluation.alignment import copy_paste
 from .. import world
 from ..scorer import Judgement
-from .people import TOLD, People
+from .people import People
 
 
 class Scores(NamedTuple):
@@ -19,7 +20,7 @@ class Scores(NamedTuple):
     Attributes:
         accuracy: share of the attributes, of those that the wanted view shows, that are right.
         similarity: cosine to the mean embedding of four real views of the person.
-        caption: share of the view factors that every caption tells that are right.
+        caption: share of the view factors that the wanted view's caption tells that are right.
         copying: nearer to the nearest reference (1) or to the real picture of that view (-1)?
             arXiv 2510.14975, equation 2. NaN without references.
     """
@@ -52,12 +53,33 @@ def scores(
     likeness = torch.nn.functional.normalize(real.identity[people.real].mean(1), dim=1)
     similarity = (said.identity * likeness[who]).sum(1)
 
-    told = [list(world.VIEW_FACTORS).index(name) for name in TOLD]
     factors = torch.tensor(pictures.factors)[wanted]
-    caption = torch.stack([said.factors[k].argmax(1) == factors[:, k] for k in told], dim=1)
+    drawn = torch.stack([x.argmax(1) for x in said.factors], dim=1) == factors
+    told = torch.tensor([told_factors(pictures.captions[k], pictures.factors[k]) for k in wanted])
+    caption = (drawn * told).sum(1) / told.sum(1)
 
     copying = torch.full((len(wanted),), torch.nan, dtype=torch.float64)
     for i in range(len(wanted) if references else 0):
         given = real.identity[people.references[who[i], :references]]
         copying[i] = copy_paste(said.identity[i : i + 1], given, real.identity[wanted[i]][None])[0]
-    return Scores(accuracy, similarity, caption.float().mean(1), copying)
+    return Scores(accuracy, similarity, caption, copying)
+
+
+def told_factors(caption: str, values: Sequence[int]) -> list[bool]:
+    """Which of world.VIEW_FACTORS a caption tells, if only by not mentioning a hat, say.
+
+    Not counted is the expression, of which the scorer reads half in real pictures.
+    """
+    names = zip(world.VIEW_FACTORS.items(), values, strict=True)
+    scene = {name: options[value] for (name, options), value in names}
+    if_there = {
+        "expression": False,
+        "light": any(
+            words in caption for words in world.PHRASES.get(("light", scene["light"]), ())
+        ),
+        "hat colour": scene["hat"] != "none",
+        "eyes": scene["eyewear"] == "none",
+        "scarf colour": scene["lower face"] == "scarf",
+        "shirt": f"{scene['shirt']} shirt" in caption or f"dressed in {scene['shirt']}" in caption,
+    }
+    return [if_there.get(name, True) for name in world.VIEW_FACTORS]

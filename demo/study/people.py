@@ -12,8 +12,8 @@ from .. import world
 from ..build.pictures import Pictures, drawn
 
 REFERENCES, PROMPTS, REAL = 8, 3, 4  # views of each identity, in this order
-# What every caption tells, or tells by not mentioning it.
-TOLD = ("hat", "eyewear", "lower face", "background", "crop")
+FIRST = 0  # of the held-out identities
+FEATURED, FEATURED_FIRST, FEATURED_VIEWS = 2000, 10_000, 2  # real pictures for FID and KID
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,13 @@ class People:
         return self.rows(REFERENCES + PROMPTS, REAL)
 
 
-def held_out(folder: Path, count: int, first: int = 0) -> People:
+def other_people(folder: Path) -> Pictures:
+    """Real pictures of people who are not in the study, for FID and KID."""
+    begin = world.HELD_OUT.start + FEATURED_FIRST
+    return drawn(folder, "other_people", begin, FEATURED, FEATURED_VIEWS)
+
+
+def held_out(folder: Path, count: int, first: int = FIRST) -> People:
     """`count` held-out identities, drawn into `folder`."""
     begin = world.HELD_OUT.start + first
     views = REFERENCES + PROMPTS + REAL

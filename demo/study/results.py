@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -37,41 +38,51 @@ _CHARTS = {
 }
 
 
-def write(
-    output: Path,
-    rows: Rows,
-    ceiling: Row,
-    ranks: Sequence[Rank],
-    found: Sequence[Claim],
-    attributes: Mapping[str, Sequence[float]],
-    people: Image.Image,
-    about: str,
-) -> None:
-    """Write results.md, results.csv and the charts into a folder.
+class Found(NamedTuple):
+    """All that the page shows.
+
+    Attributes:
+        rows, ceiling: figures of the cells and of the real pictures.
+        ranks, claims: of `summary`.
+        attributes: condition -> accuracy of each attribute.
+        covered: (adapter, aggregation) -> for each of NUMBERS, accuracy of what references show.
+        times_shown: the same at SWEPT references, by how many of them show the attribute: 0, 1, ...
+        also_wrong: of `summary.also_wrong`.
+    """
+
+    rows: Rows
+    ceiling: Row
+    ranks: Sequence[Rank]
+    claims: Sequence[Claim]
+    attributes: Mapping[str, Sequence[float]]
+    covered: Mapping[tuple[str, str], Sequence[Interval]]
+    times_shown: Mapping[tuple[str, str], Sequence[Interval]]
+    also_wrong: tuple[float, float]
+
+
+def write(output: Path, found: Found, people: Image.Image, about: str) -> None:
+    """Write results.md, results.csv and the pictures into a folder.
 
     Args:
         output: the folder.
-        rows, ceiling: figures of the cells and of the real pictures.
-        ranks, found: of `summary`.
-        attributes: condition -> accuracy of each attribute.
+        found: what was measured.
         people: references and what was drawn, side by side.
         about: what was measured, for the page's head.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _write_text(output / "results.csv", table_csv({**rows, CEILING: ceiling}))
+    _write_text(output / "results.csv", table_csv({**found.rows, CEILING: found.ceiling}))
     with atomically(output / "results-people.jpg") as path:
         people.save(path, "JPEG", quality=88)
+    levels = {
+        "real pictures": found.ceiling,
+        "told in words": found.rows[without(DESCRIBED)],
+        "no references": found.rows[without(BASE)],
+    }
     for score, title in _CHARTS.items():
-        levels = {
-            "real pictures": ceiling,
-            "told in words": rows[without(DESCRIBED)],
-            "no references": rows[without(BASE)],
-        }
         for along, chart in (("n", by_number), ("lambda", by_weight)):
-            name = f"results-{score}-{along}.png"
-            with atomically(output / name) as path:
-                chart(rows, score, title, levels).save(path, "PNG")
-    _write_text(output / "results.md", page(rows, ceiling, ranks, found, attributes, about))
+            with atomically(output / f"results-{score}-{along}.png") as path:
+                chart(found.rows, score, title, levels).save(path, "PNG")
+    _write_text(output / "results.md", page(found, about))
 
 
 def table_csv(rows: Rows) -> str:
@@ -93,27 +104,28 @@ def _numbers(interval: Interval | None) -> list[str]:
     return [f"{x:.5g}" for x in (interval.mean, interval.low, interval.high)]
 
 
-def page(
-    rows: Rows,
-    ceiling: Row,
-    ranks: Sequence[Rank],
-    found: Sequence[Claim],
-    attributes: Mapping[str, Sequence[float]],
-    about: str,
-) -> str:
-    """The page in Markdown; arguments as those of `write`."""
+def page(found: Found, about: str) -> str:
+    """The page in Markdown."""
+    rows = found.rows
     parts = [
         "# How should N references be aggregated?",
         about,
         f"## The answer at N = {SWEPT}",
-        _answer(ranks),
-        _ranking_table(ranks),
+        _answer(found.ranks),
+        _ranking_table(found.ranks),
         "![People, and what each condition made of their references](results-people.jpg)",
         "*The first six people, the same view and noise in every column.*",
+        "## What the references show, and what is kept of it",
+        "More references show more of a person: an attribute that none of them shows can only be "
+        "guessed. Of those that at least one shows, per cent right (an aggregation that keeps all "
+        "that it is given has the same figure for every N):",
+        _use_table([f"N = {n}" for n in NUMBERS], found.covered),
+        f"At N = {SWEPT}, by how many of the {SWEPT} show the attribute:",
+        _use_table(["none", *map(str, range(1, SWEPT)), "all"], found.times_shown),
         "## What was to be shown",
         "| | holds | measured, 95 % interval |\n|---|---|---|\n"
         + "\n".join(
-            f"| {c.text} | {'yes' if c.holds else '**no**'} | {c.measured} |" for c in found
+            f"| {c.text} | {'yes' if c.holds else '**no**'} | {c.measured} |" for c in found.claims
         ),
         "## Against the number of references",
         "![Attribute accuracy against N](results-accuracy-n.png)",
@@ -135,35 +147,46 @@ def page(
         "![Identity similarity against lambda](results-similarity-lambda.png)",
         "![Caption alignment against lambda](results-caption-lambda.png)",
         "![Copy-paste score against lambda](results-copying-lambda.png)",
-        "## What bounds it",
-        _bounds(rows, ceiling),
-        _levels_table(rows, ceiling),
+        "## What is lacking",
+        _lacking(found),
+        _levels_table(rows, found.ceiling),
         "Attributes one by one, per cent right where the wanted view shows them:",
-        _attribute_table(attributes),
+        _attribute_table(found.attributes),
         "All figures with their intervals: [results.csv](results.csv).",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _bounds(rows: Rows, ceiling: Row) -> str:
+def _lacking(found: Found) -> str:
     real, recoded, told, four = (
         100 * row.scores["accuracy"].mean
         for row in (
-            ceiling,
-            rows[without(RECODED)],
-            rows[without(DESCRIBED)],
-            rows[Cell(*MAIN, SWEPT, 1.0)],
+            found.ceiling,
+            found.rows[without(RECODED)],
+            found.rows[without(DESCRIBED)],
+            found.rows[Cell(*MAIN, SWEPT, 1.0)],
         )
     )
-    share = min((real - told) / (real - four), 1.0)
+    missed, anyway = (100 * share for share in found.also_wrong)
     return (
         f"The scorer reads {real:.1f} % of the attributes in real pictures, and {recoded:.1f} % "
         "after the VAE has encoded and decoded them. The frozen base without an adapter, told in "
         "words what the wanted view shows of the person (up to ten attributes: a prompt holds no "
         f"more), draws {told:.1f} % right; four references and no such words give {four:.1f} %. "
-        f"So {100 * share:.0f} % of what four references lack to real pictures is lacking as well "
-        "when the base is told in words: an adapter can only ask for what the frozen base can draw."
+        "Words are another way to ask the same base, not a bound: some attributes come better from "
+        "pictures. But what one way cannot have, the other often cannot: of the attributes that "
+        "are read in the real picture and wrong with four references, "
+        f"{missed:.0f} % are wrong when told in words too; of all that are read, {anyway:.0f} %."
     )
+
+
+def _use_table(columns: Sequence[str], found: Mapping[tuple[str, str], Sequence[Interval]]) -> str:
+    head = "| trained on, used with | " + " | ".join(columns) + " |"
+    lines = [
+        f"| {', '.join(use)} | " + " | ".join(map(_percent, values)) + " |"
+        for use, values in found.items()
+    ]
+    return "\n".join([head, "|---" * (len(columns) + 1) + "|", *lines])
 
 
 def _levels_table(rows: Rows, ceiling: Row) -> str:
@@ -194,7 +217,7 @@ def _attribute_table(attributes: Mapping[str, Sequence[float]]) -> str:
 def _answer(ranks: Sequence[Rank]) -> str:
     """How much the training matters, and how much the way to join the references."""
     several, one = [], []
-    for rank in ranks:
+    for rank in (rank for rank in ranks if (rank.adapter, rank.aggregation) != MAIN):
         (one if rank.adapter in ON_ONE else several).append(rank)
     points = {
         kind: _range_of(100 * r.differences["accuracy"].mean for r in group)
@@ -208,8 +231,8 @@ def _answer(ranks: Sequence[Rank]) -> str:
     ]
     told = (
         f"Most accurate: {_name(ranks[0])}. Differences in attribute accuracy to {_use(MAIN)} are "
-        f"{points['several']} points among the adapters that were trained on several references, "
-        f"however these are joined, and {points['one']} for those trained on one. "
+        f"{points['several']} points for the others trained on several references, however these "
+        f"are joined, and {points['one']} for those trained on one. "
     )
     if alike:
         told += f"No difference is shown for {' and '.join(alike)}. "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,12 +22,13 @@ from ...nodes import demo_bundle
 from ...nodes.training_backbone import FEATURES, picture_encoder, training_backbone
 from ...training.config import TrainingConfig
 from ..scorer import Judgement, Scorer, bundled_scorer, judge
-from .cells import BASE, DESCRIBED, RECODED, Cell, grid
-from .drawing import Studio
+from .cells import BASE, DESCRIBED, RECODED, USES, Cell, grid, without
+from .drawing import CFG, STEPS, Studio
 from .judging import scores
-from .people import People, held_out
+from .people import People, held_out, other_people
 
 PEOPLE = 256
+_MADE_OF = "made_of"
 _SHOWN = 8  # people on the sheet of a cell
 
 
@@ -46,16 +51,17 @@ def studio(people: People) -> Iterator[tuple[Studio, Judgement, Scorer]]:
         yield Studio(model, vae, backbone, people, features), real, scorer
 
 
-def measure(folder: Path, adapters: Path) -> dict[Cell, dict[str, Tensor]]:
-    """Draw and score what is not measured yet; returns the tensors of all cells.
+def measure(folder: Path, adapters: Path) -> dict[Cell, Judgement]:
+    """Draw and judge what is not measured yet; returns what the scorer says, for all cells.
 
     Args:
-        folder: for the tensors and a sheet of each cell.
+        folder: for the judgements and a sheet of each cell.
         adapters: the trained adapters, <name>.safetensors.
     """
     people = held_out(folder / "pictures", PEOPLE)
-    cells = grid()
-    missing = [cell for cell in cells if not _path(folder, cell).is_file()]
+    shown = checksum(people)
+    made_of = {cell: fingerprint(cell, adapters, shown) for cell in grid()}
+    missing = [cell for cell in made_of if _made_of(_path(folder, cell)) != made_of[cell]]
     if missing:
         loaded: dict[str, MultiIPAdapter | None] = dict.fromkeys((BASE, DESCRIBED, RECODED))
         with studio(people) as (drawing, real, scorer):
@@ -64,42 +70,79 @@ def measure(folder: Path, adapters: Path) -> dict[Cell, dict[str, Tensor]]:
                 print(f"{number} of {len(missing)}: {_name(cell)}", flush=True)
                 if cell.adapter not in loaded:
                     loaded[cell.adapter] = load_adapter(adapters / f"{cell.adapter}.safetensors")
-                tensors = one_cell(folder, cell, loaded[cell.adapter], drawing, real, scorer)
-                write_safetensors(_path(folder, cell), tensors, {})
-    return {cell: load_file(_path(folder, cell)) for cell in cells}
+                said = one_cell(folder, cell, loaded[cell.adapter], drawing, scorer)
+                about = {_MADE_OF: made_of[cell]}
+                write_safetensors(_path(folder, cell), _tensors(said), about)
+    return {cell: _judgement(load_file(_path(folder, cell))) for cell in made_of}
 
 
 def one_cell(
-    folder: Path,
-    cell: Cell,
-    adapter: MultiIPAdapter | None,
-    drawing: Studio,
-    real: Judgement,
-    scorer: Scorer,
-) -> dict[str, Tensor]:
-    """Scores [P * 3] and what the scorer says of each picture."""
+    folder: Path, cell: Cell, adapter: MultiIPAdapter | None, drawing: Studio, scorer: Scorer
+) -> Judgement:
+    """What the scorer says of the P * 3 pictures of a cell."""
     people = drawing.people
-    wanted = people.prompts.flatten()
-    pictures = drawing.draw(cell, adapter, wanted)
-    said = judge(scorer, pictures)
-    found = scores(said, wanted, people, real, cell.references if cell.weight else 0)
+    pictures = drawing.draw(cell, adapter, people.prompts.flatten())
     write_sheet(sheet_path(folder, cell), pictures, people, cell.references)
+    return judge(scorer, pictures)
+
+
+def scored(said: Judgement, cell: Cell, people: People, real: Judgement) -> dict[str, Tensor]:
+    """A cell's scores, and what the scorer says, by name."""
+    wanted = people.prompts.flatten()
+    found = scores(said, wanted, people, real, cell.references if cell.weight else 0)
     return {**found._asdict(), **_tensors(said)}
 
 
-def ceiling(folder: Path) -> dict[str, Tensor]:
+def ceiling(people: People, real: Judgement) -> dict[str, Tensor]:
     """The same scores of the real pictures of the wanted views."""
-    people = held_out(folder / "pictures", PEOPLE)
-    found = load_file(folder / "real.safetensors")
-    real = _judgement(found)
     wanted = people.prompts.flatten()
-    said = Judgement(
-        real.features[wanted],
-        [x[wanted] for x in real.attributes],
-        [x[wanted] for x in real.factors],
-        real.identity[wanted],
-    )
-    return {**scores(said, wanted, people, real, 0)._asdict(), **_tensors(said)}
+    lists = ([x[wanted] for x in said] for said in (real.attributes, real.factors))
+    said = Judgement(real.features[wanted], *lists, real.identity[wanted])
+    return scored(said, without(BASE), people, real)
+
+
+def real_pictures(folder: Path) -> Judgement:
+    """What the scorer says of all pictures of the study's people."""
+    return _judgement(load_file(folder / "real.safetensors"))
+
+
+def other_features(folder: Path) -> Tensor:
+    """Features of real pictures of other people [n, 192], for FID and KID."""
+    path = folder / "other_people.safetensors"
+    if not path.is_file():
+        pixels = torch.from_numpy(other_people(folder / "pictures").pixels.copy())
+        write_safetensors(path, {"features": judge(bundled_scorer(), pixels).features}, {})
+    return load_file(path)["features"]
+
+
+def fingerprint(cell: Cell, adapters: Path, shown: int) -> str:
+    """Of what a cell is made of: models, settings, and people, of whom `shown` is the checksum."""
+    files = [
+        path for path in sorted(demo_bundle.WEIGHTS.glob("*.safetensors")) if path.stem != "adapter"
+    ]
+    if cell.adapter in USES:
+        files.append(adapters / f"{cell.adapter}.safetensors")
+    parts = [_digest(path) for path in files], shown, STEPS, CFG
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def checksum(people: People) -> int:
+    """Of all their pictures."""
+    return zlib.crc32(people.pictures.pixels)
+
+
+@lru_cache
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there. Train it: see docs/demo-world.md.")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _made_of(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(_MADE_OF)
 
 
 def _tensors(said: Judgement) -> dict[str, Tensor]:

@@ -1,0 +1,110 @@
+"""From what was judged to the page: scores, figures, comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import world
+from . import run
+from .cells import BASE, DESCRIBED, MAIN, NUMBERS, SWEPT, USES, Cell, without
+from .compared import side_by_side
+from .drawing import CFG, STEPS
+from .people import FEATURED, FEATURED_VIEWS, PROMPTS, held_out
+from .results import Found, write
+from .summary import (
+    Claim,
+    also_wrong,
+    by_attribute,
+    by_showing,
+    chance,
+    claims,
+    ranking,
+    summarise,
+)
+
+ABOUT = """\
+Measured on the [demo world](demo-world.md): drawn people of 16 attributes each, of which every
+picture hides 44 % on average. {people} people whom no model has seen, {seeds} views and noises of
+each; every condition draws the same views from the same noise, so differences are paired. A score
+is the mean over the pictures with its 95 % interval over the people. Guidance is {cfg:g}, with
+{steps} steps; lambda is 1 where nothing else is said. The first half of these people was looked at
+before, when guidance and models were chosen; lambda = 1.25 was chosen on others. One command makes
+this page: `python -m multi_ipadapter.demo.study` ([how](demo-world.md#train-them-again)).
+
+- **Attribute accuracy**: of the attributes that the wanted view shows, the share that is right.
+- **Identity similarity**: cosine between the picture and four other real views of the person.
+- **Caption alignment**: of what the wanted view's caption tells (pose, hat, eyewear, what covers
+  the mouth, colours, background, crop, light, shirt), the share that is right.
+- **Copy-paste**: 1 for a copy of a reference, -1 for the real picture of the wanted view
+  (arXiv 2510.14975, equation 2); less is better. The nearest of N references counts, so compare
+  conditions of one N.
+- All by a scorer that is used for nothing else, trained on other people. FID, KID and the
+  Inception Score (56 classes: hair style by hair colour) are in its feature space, so they cannot
+  be compared with those of papers. FID and KID are taken to {pictures} real pictures of {others}
+  people who are not in the study, of so few pictures that real ones too are far from 0: see the
+  table at the end.
+
+The adapters differ in nothing but what is named. Each was trained once, by this pack's trainer, for
+the same number of steps with the same seed: the intervals are over people and do not know what
+another run of training would change. All read one vector of each picture, from an encoder that has
+learned to tell short descriptions of drawn people.
+
+- `multi_learned`, `multi_concat`, `multi_mean`: a picture is dropped and restored from 1 to 7
+  others of the person, aggregated as named.
+- `multi_slots`: as `multi_learned`, with a pair of weight matrices for each place of a reference
+  (2N matrices in a layer) instead of one for all. The eighth place has never been trained.
+- `single`: restores a picture from itself, as the public adapters were trained; then used with
+  several references by `concat` or `mean`, which need no training.
+- `pairs`: restores a picture from one other picture of the person; then used as `single`.
+- *Told in words*: no adapter; the prompt tells what the wanted view shows of the person, up to ten
+  attributes."""
+
+
+def report(folder: Path, adapters: Path, output: Path) -> list[Claim]:
+    """Measure what is missing and write the results; returns the claims."""
+    judged = run.measure(folder, adapters)
+    people = held_out(folder / "pictures", run.PEOPLE)
+    real, others = run.real_pictures(folder), run.other_features(folder)
+    cells = {cell: run.scored(said, cell, people, real) for cell, said in judged.items()}
+    truth = run.ceiling(people, real)
+    rows = {cell: summarise(tensors, others) for cell, tensors in cells.items()}
+    four = cells[Cell(*MAIN, SWEPT, 1.0)]
+    shown = {
+        "base": cells[without(BASE)],
+        **{f"N = {n}": cells[Cell(*MAIN, n, 1.0)] for n in (1, SWEPT, 8)},
+        "told in words": cells[without(DESCRIBED)],
+        "real": truth,
+    }
+    uses = [(adapter, method) for adapter, methods in USES.items() for method in methods]
+    found = Found(
+        rows=rows,
+        ceiling=summarise(truth, others),
+        ranks=ranking(cells),
+        claims=claims(cells, truth, rows, chance(people)),
+        attributes={"guess": [1 / len(names) for names in world.ATTRIBUTES.values()]}
+        | {name: by_attribute(tensors, people) for name, tensors in shown.items()},
+        covered={
+            use: [
+                by_showing(cells[Cell(*use, n, 1.0)], people, n, range(1, n + 1)) for n in NUMBERS
+            ]
+            for use in uses
+        },
+        times_shown={
+            use: [
+                by_showing(cells[Cell(*use, SWEPT, 1.0)], people, SWEPT, range(k, k + 1))
+                for k in range(SWEPT + 1)
+            ]
+            for use in uses
+        },
+        also_wrong=also_wrong(four, cells[without(DESCRIBED)], truth, people),
+    )
+    about = ABOUT.format(
+        people=run.PEOPLE,
+        seeds=PROMPTS,
+        cfg=CFG,
+        steps=STEPS,
+        others=FEATURED,
+        pictures=FEATURED * FEATURED_VIEWS,
+    )
+    write(output, found, side_by_side(lambda cell: run.sheet_path(folder, cell)), about)
+    return found.claims
