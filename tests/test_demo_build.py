@@ -163,3 +163,8 @@ def test_a_bundled_text_encoder_keeps_the_words_in_use(clip) -> None:
     assert torch.equal(table[used], original[used].half().float())
     assert table[6].abs().sum() == 0
     assert state.keys() == shapes.keys()
+
+
+def test_the_bundle_is_small_enough():
+    sizes = [path.stat().st_size for path in demo_bundle.WEIGHTS.glob("*.safetensors")]
+    assert len(sizes) == 6 and sum(sizes) <= 40_000_000

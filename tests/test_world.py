@@ -203,3 +203,19 @@ def test_any_size_shows_the_same() -> None:
         difference = np.asarray(large, dtype=np.float64) - np.asarray(small, dtype=np.float64)
         assert np.abs(difference).mean() < 3.0
     assert world.draw(PEOPLE[0], VIEWS[0][0], 100).size == (100, 100)
+
+
+def test_a_person_and_a_view_are_the_same_everywhere() -> None:
+    """Written down once, so that another platform or library that draws others is noticed."""
+    person = world.identity(world.HELD_OUT.start)
+    view = world.view(person.index, 3)
+    assert person.values == (2, 3, 5, 5, 2, 2, 3, 1, 1, 0, 2, 4, 3, 2, 1, 0)
+    assert view.values == (2, 2, 5, 0, 4, 1, 0, 1, 0, 4, 0, 4)
+    reds = pixels(person, view, 128)[..., 0].reshape(4, 32, 4, 32).mean((1, 3))
+    known = [
+        (101.3, 60.5, 67.3, 119.4),
+        (61.0, 132.4, 126.2, 99.0),
+        (101.3, 166.5, 125.7, 131.6),
+        (196.0, 172.3, 180.0, 224.9),
+    ]
+    assert np.abs(reds - known).max() < 0.5

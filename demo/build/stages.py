@@ -198,13 +198,18 @@ def bundle_stage(folder: Path) -> None:
 
 
 def adapters_stage(folder: Path, names: Sequence[str] = tuple(adapters.VARIANTS)) -> None:
-    """Train the adapters of the study; the first one goes into the bundle."""
+    """Train the adapters of the study on the bundled models, which stay as they are."""
     dataset = folder / "people"
     adapters.write_dataset(training_pictures(folder), dataset)
     for name in names:
         adapters.train(name, dataset, folder / "adapters")
+
+
+def bundled_adapter_stage(folder: Path) -> None:
+    """The first adapter comes with the pack."""
+    name = next(iter(adapters.VARIANTS))
     shutil.copyfile(
-        folder / "adapters" / f"{names[0]}.safetensors", demo_bundle.WEIGHTS / demo_bundle.ADAPTER
+        folder / "adapters" / f"{name}.safetensors", demo_bundle.WEIGHTS / demo_bundle.ADAPTER
     )
 
 
@@ -219,4 +224,5 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "unet": unet_stage,
     "bundle": bundle_stage,
     "adapters": adapters_stage,
+    "bundled-adapter": bundled_adapter_stage,
 }

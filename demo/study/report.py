@@ -29,7 +29,7 @@ each; every condition draws the same views from the same noise, so differences a
 is the mean over the pictures with its 95 % interval over the people. Guidance is {cfg:g}, with
 {steps} steps; lambda is 1 where nothing else is said. The first half of these people was looked at
 before, when guidance and models were chosen; lambda = 1.25 was chosen on others. One command makes
-this page: `python -m multi_ipadapter.demo.study` ([how](demo-world.md#train-them-again)).
+this page: `python -m multi_ipadapter.demo.study` ([how](demo-world.md#repeat-the-study)).
 
 - **Attribute accuracy**: of the attributes that the wanted view shows, the share that is right.
 - **Identity similarity**: cosine between the picture and four other real views of the person.
