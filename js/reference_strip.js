@@ -4,10 +4,19 @@
 import { connectedReferences, thumbnailAddress } from "./reference_sources.js";
 import { carriedOver, formatWeights, parseWeights } from "./reference_weights.js";
 import { earlierOutput, watchNode } from "./watch_node.js";
-import { addDomWidget, addStyles, button, chain, element, keepWheel } from "./widgets.js";
+import {
+  addDomWidget,
+  addStyles,
+  button,
+  chain,
+  complaint,
+  element,
+  keepWheel,
+} from "./widgets.js";
 
 const WEIGHTS = "reference_weights";
 const HEIGHT = 144;
+const SCALE = 2; // a slider's largest weight, unless more is written
 // For all strips, because an undo makes the nodes anew.
 const thumbnails = new Map(); // source in a workflow -> names of the small pictures of its last run
 const told = new Set(); // outputs whose sources are known
@@ -170,8 +179,10 @@ class Strip {
 
   makeCell(number) {
     const slide = (event) => this.slide(number, event.target.valueAsNumber);
-    const input = element("input", { type: "range", step: "0.05", min: "0.05", oninput: slide });
+    const input = element("input", { type: "range", step: "0.05", min: "0.05", max: SCALE });
+    input.addEventListener("input", slide);
     input.addEventListener("change", () => this.rememberForUndo()); // when it is let go
+    input.addEventListener("blur", () => { input.max = Math.max(SCALE, input.valueAsNumber); });
     const picture = element("div", { class: "mip-strip-picture" }, `${number + 1}`);
     const output = element("output", { class: "mip-number" });
     return element("li", {}, picture, input, output);
@@ -183,9 +194,9 @@ class Strip {
   }
 
   tell(weights, linked) {
-    const { message, problem } = statusOf(weights, this.total, linked);
-    this.status.textContent = this.status.title = message;
-    this.status.classList.toggle("mip-problem", problem);
+    const { text, bad } = statusOf(weights, this.total, linked);
+    this.status.textContent = this.status.title = text;
+    this.status.classList.toggle("mip-problem", Boolean(bad));
   }
 }
 
@@ -195,7 +206,9 @@ function showCell(cell, number, { source, spare, label }, { weight, share, linke
   showPicture(picture, source, spare, name);
   cell.title = `${name}\n${Math.round(100 * share)} % of the whole`;
   input.disabled = linked;
-  input.max = Math.max(2, weight);
+  // While it is used, its scale only grows: else each way down would leave no way back.
+  const scale = input.matches(":focus, :active") ? Number(input.max) : SCALE;
+  input.max = Math.max(scale, weight);
   if (input.valueAsNumber !== weight) input.value = weight;
   input.setAttribute("aria-label", `Weight of reference ${number + 1}${label && `, ${label}`}`);
   input.setAttribute("aria-valuetext", `${weight}, ${Math.round(100 * share)} % of the whole`);
@@ -225,16 +238,16 @@ function showPicture(place, source, spare, alt) {
 }
 
 function statusOf(weights, total, linked) {
-  if (linked) return { message: "The weights come from the connected text.", problem: false };
-  if (!weights) return { message: "Weights must be positive numbers: 1, 0.5", problem: true };
+  if (linked) return { text: "The weights come from the connected text." };
+  if (!weights) return complaint("Weights must be positive numbers: 1, 0.5");
   if (weights.length && weights.length !== total) {
-    const message = `${weights.length} weights for ${total} ${total === 1 ? "picture" : "pictures"}`;
-    return { message, problem: true };
+    const pictures = total === 1 ? "picture" : "pictures";
+    return complaint(`${weights.length} weights for ${total} ${pictures}`);
   }
   const alike = weights.every((weight) => weight === weights[0]);
   const pictures = total === 1 ? "1 reference" : `${total} references`;
-  if (total < 2) return { message: total ? pictures : "", problem: false };
-  return { message: `${pictures}, ${alike ? "weighted alike" : "weighted"}`, problem: false };
+  if (total < 2) return { text: total ? pictures : "" };
+  return { text: `${pictures}, ${alike ? "weighted alike" : "weighted"}` };
 }
 
 function count(references) {

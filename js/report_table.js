@@ -5,23 +5,24 @@ import { element } from "./widgets.js";
 const DIRECTIONS = { lower: "↓ lower", higher: "↑ higher" };
 const ORDERS = { up: "ascending", down: "descending" };
 
-// `sorting` is {column, order}, changed when a heading is pressed; order "" is that of the report.
+// `sorting` is {column: its key, order}, changed when a heading is pressed; order "" is that of the
+// report.
 export function reportTable(rows, sorting) {
   const columns = columnsOf(rows);
   const body = element("tbody");
   const heads = columns.map((column) => makeHead(column, press));
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), body);
 
-  function press(title) {
+  function press(key) {
     const turns = { "": "up", up: "down", down: "" };
-    const order = sorting.column === title ? turns[sorting.order] : "up";
-    Object.assign(sorting, { column: title, order });
+    const order = sorting.column === key ? turns[sorting.order] : "up";
+    Object.assign(sorting, { column: key, order });
     fill();
   }
 
   function fill() {
-    columns.forEach(({ title }, i) => {
-      const order = title === sorting.column ? sorting.order : "";
+    columns.forEach(({ key }, i) => {
+      const order = key === sorting.column ? sorting.order : "";
       heads[i].setAttribute("aria-sort", ORDERS[order] ?? "none");
     });
     body.replaceChildren(...sorted(rows, columns, sorting).map((row) => makeRow(row, columns)));
@@ -31,13 +32,15 @@ export function reportTable(rows, sorting) {
   return table;
 }
 
-// {title, of: what it is sorted by, text: what is shown (default: that), number, note}
+// {key, title, of: what it is sorted by, text: what is shown (default: that), number, note}; a
+// condition may have the title of another column, but not its key.
 function columnsOf(rows) {
   const names = new Set(rows.map((row) => row.report));
   const conditions = new Set(rows.flatMap((row) => Object.keys(row.conditions)));
-  return [
+  const columns = [
     ...(names.size > 1 ? [{ title: "report", of: (row) => row.report }] : []),
     ...[...conditions].map((title) => ({
+      key: `condition ${title}`,
       title,
       of: (row) => row.conditions[title] ?? null,
       number: rows.every((row) => typeof row.conditions[title] !== "string"),
@@ -48,11 +51,12 @@ function columnsOf(rows) {
     { title: "n", of: (row) => row.n, number: true },
     { title: "better", of: (row) => row.better, text: (row) => DIRECTIONS[row.better] },
   ];
+  return columns.map((column) => ({ key: column.title, ...column }));
 }
 
-function makeHead({ title, number }, press) {
+function makeHead({ key, title, number }, press) {
   const label = element("button", { type: "button", title: `Sort by ${title}` }, title);
-  label.addEventListener("click", () => press(title));
+  label.addEventListener("click", () => press(key));
   return element("th", { scope: "col", class: number ? "mip-right" : null }, label);
 }
 
@@ -68,7 +72,7 @@ function makeRow(row, columns) {
 
 // Rows without a value stay last, whichever way round.
 function sorted(rows, columns, { column, order }) {
-  const of = columns.find(({ title }) => title === column)?.of;
+  const of = columns.find(({ key }) => key === column)?.of;
   if (!of || !order) return rows;
   const sign = order === "up" ? 1 : -1;
   const missing = (row) => of(row) === null;

@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { EVENT, TrainingData, runOf } from "./training_data.js";
 import { TrainingView } from "./training_view.js";
-import { isThere } from "./watch_node.js";
+import { isThere, watchNode } from "./watch_node.js";
 import { addDomWidget, chain, showNoOtherPictures } from "./widgets.js";
 
 const WIDTH = 420; // of a new node
@@ -34,6 +34,7 @@ export function attach(node, app) {
     refresh();
   });
   chain(node, "onRemoved", close);
+  watchNode(node, view.root, () => {}); // so that it is the one on the page after an undo
 }
 
 function receive(node, data, event) {

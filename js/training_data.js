@@ -22,7 +22,7 @@ export class TrainingData {
   }
 
   clear(run) {
-    Object.assign(this, { run, step: 0, steps: 0, previews: [], status: null, missing: false });
+    Object.assign(this, { run, step: 0, steps: 0, previews: [], status: null, refusal: null });
     for (const name of CURVES) this[name] = [];
   }
 
@@ -34,12 +34,12 @@ export class TrainingData {
   async open(run) {
     if (run !== this.run) this.clear(run);
     const waiting = (this.waiting = []);
-    const history = run ? await readHistory(run) : null;
+    const { told, refusal } = run ? await readHistory(run) : {};
     if (this.waiting !== waiting) return; // overtaken by another call
     this.waiting = null;
     this.stamp = Date.now();
-    this.missing = Boolean(run) && !history;
-    Object.assign(this, history ?? {});
+    this.refusal = refusal ?? null; // the server's words; "" when it says nothing
+    Object.assign(this, told ?? {});
     waiting.forEach((event) => this.add(event));
     this.onChange();
   }
@@ -106,17 +106,18 @@ async function runningPrompt(node, run) {
   const trains = ({ class_type: type, inputs }) =>
     type === "MultiIPAdapter_Train" &&
     (typeof inputs.name !== "string" || runOf(inputs.name) === run);
-  const running = (await read("/queue"))?.queue_running ?? [];
+  const running = (await read("/queue")).told?.queue_running ?? [];
   return running.find(([, , graph]) => graph[node] && trains(graph[node]))?.[1];
 }
 
-// Null when the server has no such address or does not answer.
+// {told}, or {refusal}: why not, or "" when the server has no such address or does not answer.
 async function read(address) {
   try {
     const answer = await api.fetchApi(address);
-    return answer.ok ? await answer.json() : null;
+    if (answer.ok) return { told: await answer.json() };
+    return { refusal: answer.status === 400 ? await answer.text() : "" };
   } catch {
-    return null;
+    return { refusal: "" };
   }
 }
 

@@ -1,12 +1,15 @@
 // Where a run stands, in words and as a share of its steps.
 
+import { complaint } from "./widgets.js";
+
 const ENDS = { finished: "Finished", stopped: "Stopped", failed: "Failed" };
 
 // {text, share: 0..1, bad}: `bad` when something is wrong.
 export function statusText(data) {
-  const { status, step, steps, run, missing } = data;
+  const { status, step, steps, run, refusal } = data;
   const share = steps ? Math.min(step / steps, 1) : 0;
-  if (missing) return { text: "The server tells nothing of this run", share: 0, bad: true };
+  if (refusal) return { ...complaint(refusal), share: 0 };
+  if (refusal === "") return { ...complaint("The server tells nothing of this run"), share: 0 };
   if (!status && !step) return { text: run ? `No run “${run}” yet` : "No run yet", share: 0 };
   const place = steps ? `step ${step} of ${steps}` : `step ${step}`;
   if (!status) return { text: capital(place), share };
@@ -33,8 +36,9 @@ function encoding({ done, count }) {
 }
 
 function ended({ phase }, place, share) {
+  if (phase === "failed") return { ...complaint(`Failed at ${place}`), share };
   const more = phase === "stopped" ? "; run again to go on" : "";
-  return { text: `${ENDS[phase]} at ${place}${more}`, share, bad: phase === "failed" };
+  return { text: `${ENDS[phase]} at ${place}${more}`, share };
 }
 
 function capital(text) {

@@ -10,7 +10,7 @@ const STYLES = `${CHART_STYLES}
 .mip-training .bar { height: 4px; border-radius: 2px; background: var(--mip-line); }
 .mip-training .bar > div { width: 0; height: 100%; border-radius: 2px;
   background: var(--mip-accent); }
-.mip-training .bad { color: var(--mip-bad); }
+.mip-training .bad { color: var(--mip-bad); white-space: normal; }
 .mip-training .plot { position: relative; border-radius: 6px; }
 .mip-training .mip-chart { position: absolute; inset: 0; width: 100%; height: 100%;
   border-radius: 6px; touch-action: none; }
@@ -45,7 +45,8 @@ export class TrainingView {
     this.preview = null; // step of the preview that is shown; null: the newest
     this.update = throttled(() => this.draw(), REDRAW);
     const parts = [this.makeHead(), this.makePlot(), this.makeLegend(), this.makePreviews()];
-    this.root = element("div", { class: "mip mip-training" }, ...parts.flat());
+    const about = { class: "mip mip-training", role: "group", "aria-label": "Training" };
+    this.root = element("div", about, ...parts.flat());
     this.sizes = new ResizeObserver(this.update);
   }
 

@@ -50,8 +50,8 @@ function takeItsPlace(node, root) {
   others.find((other) => isLeft(owners.get(other)))?.replaceWith(root);
 }
 
-// What a node of the outer graph has put out in an earlier run, if ComfyUI still knows it.
+// What a node has put out in an earlier run, if ComfyUI still knows it.
 export function earlierOutput(node, app) {
-  const isOuter = node.graph?.isRootGraph ?? true; // blocks have addresses of another kind
-  return isOuter ? app.nodeOutputs?.[node.id] : undefined;
+  const inBlock = node.graph && !(node.graph.isRootGraph ?? true);
+  return app.nodeOutputs?.[inBlock ? `${node.graph.id}:${node.id}` : node.id];
 }

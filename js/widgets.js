@@ -45,6 +45,11 @@ export function button(label, title, onclick) {
   return element("button", { type: "button", title, "aria-label": title, onclick }, label);
 }
 
+// A text that says what is wrong; docs/troubleshooting.md tells each of them.
+export function complaint(text) {
+  return { text, bad: true };
+}
+
 // Styles of the pack, and of one widget, once each.
 export function addStyles(name, text) {
   for (const [id, rules] of [["mip-styles", STYLES], [`mip-styles-${name}`, text]]) {
@@ -92,7 +97,7 @@ export function showNoOtherPictures(node) {
 
 // Keys that do something in here must not also be shortcuts of ComfyUI.
 function leaveShortcuts(root) {
-  const own = ["Enter", " ", "Escape", "Home", "End", "PageUp", "PageDown"];
+  const own = ["Enter", " ", "Escape", "Home", "End", "PageUp", "PageDown", "Backspace", "Delete"];
   root.addEventListener("keydown", (event) => {
     const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
     if (plain && (own.includes(event.key) || event.key.startsWith("Arrow")))

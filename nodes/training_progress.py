@@ -33,15 +33,14 @@ def draw_chart(result: Result) -> Image.Image:
 
 
 class TrainingBar:
-    """Progress in ComfyUI: steps, and the newest preview; in the log and in `events` also the
-    loss and, once it is known, the remaining time."""
+    """Progress in ComfyUI: steps; in the log and in `events` also the loss, previews and, once it
+    is known, the remaining time."""
 
     def __init__(self, steps: int, events: TrainingEvents | None = None):
         self.steps = steps
         self.events = events or TrainingEvents("", None, steps)
         self.bar = comfy.utils.ProgressBar(steps)
         self.done = self.validated = 0
-        self.covered = False
         self.began: tuple[float, int] | None = None
 
     def start(self, step: int) -> None:
@@ -87,18 +86,13 @@ class TrainingBar:
         self.events.tell(phase="encoding", done=done, count=count)
         self.bar.update_absolute(done, count)
 
-    def preview(self, sheet: Image.Image) -> None:
-        self._cover(sheet)
+    def preview(self, _: Image.Image) -> None:
+        """The chart reads the sheet's file; a picture with the progress would be shown twice."""
+        self.bar.update_absolute(self.done, self.steps)
         self.events.tell({"preview": self.validated})
 
-    def _cover(self, picture: Image.Image) -> None:
-        self.bar.update_absolute(self.done, self.steps, ("JPEG", picture, 768))
-        self.covered = True
-
-    def result(self, chart: Image.Image) -> None:
-        """The front end keeps the last preview before the node's result."""
-        if self.covered:
-            self._cover(chart)
+    def result(self, _: Image.Image) -> None:
+        """The node's own output shows the chart."""
 
 
 def to_image(picture: Image.Image) -> torch.Tensor:

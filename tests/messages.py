@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("nodes", "models", "training", "evaluation", "faces")
+WIDGETS = "js/*.js"
 FILES = (*(f"{folder}/**/*.py" for folder in SOURCES), "demo/*.py", "dev.py")
 GAP = "…"  # stands for what is filled in
 _ERROR = re.compile(r"\w*(Error|Interrupted|Cancelled|BadRequest)")
 # What else takes a text for the user, and as which of its arguments.
 _TAKES = {"warning": 0, "_warn": 0, "_damaged": 0, "Skipped": 1, "LoadedStatistics": 2}
 _LISTS = ("warnings", "notes")  # that are shown
+# In JavaScript, the texts given to this function; what is filled in has become a gap before.
+_COMPLAINT = re.compile(r"""\bcomplaint\((?:"([^"\n]*)"|`([^`]*)`)\)""")
 _DEPTH = 4  # of functions and variables that hold a text for another one
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | None
@@ -67,7 +70,7 @@ class Sources:
                 texts = [text for text in texts if re.search(r"\w", text)]
                 found += [Message(text, place) for text in texts]
                 silent += [] if texts else [Silent(ast.unparse(told), place)]
-        return found, silent
+        return found + list(_of_widgets()), silent
 
     def texts(self, value: ast.expr, function: Function, depth: int = 0) -> Iterator[str]:
         """What an expression may say, with gaps."""
@@ -123,6 +126,16 @@ class Sources:
                     yield from self.texts(item.value, made, depth)
 
 
+def _of_widgets() -> Iterator[Message]:
+    """What the widgets say by themselves when something is wrong."""
+    for path in sorted(ROOT.glob(WIDGETS)):
+        text = re.sub(r"\$\{[^{}]*\}", GAP, path.read_text(encoding="utf-8"))
+        for found in _COMPLAINT.finditer(text):
+            line = text.count("\n", 0, found.start()) + 1
+            place = f"{path.relative_to(ROOT).as_posix()}:{line}"
+            yield Message(clean(found[1] or found[2]), place)
+
+
 def _told(tree: ast.Module) -> Iterator[tuple[Function, ast.expr]]:
     """Expressions in the places of texts for users, each with the function that it stands in."""
     functions = [item for item in ast.walk(tree) if isinstance(item, Function)]
@@ -134,6 +147,8 @@ def _told(tree: ast.Module) -> Iterator[tuple[Function, ast.expr]]:
 
 def _texts_of(item: ast.AST) -> list[ast.expr]:
     match item:
+        case ast.Call(func=function, args=[], keywords=[ast.keyword(arg="text", value=value)]):
+            return [value] if _ERROR.fullmatch(_name(function)) else []
         case ast.Call(func=function, args=args) if args:
             name = _name(function)
             if _ERROR.fullmatch(name):

@@ -169,6 +169,32 @@ def test_conditions_and_reports_have_columns(tab):
     assert column(tab, 1) == ["0.5", "0.5", "10", "10"]
 
 
+def test_conditions_named_like_other_columns_sort_by_themselves(tab):
+    put(tab, "Evaluate")
+    given = [(1, 30), (3, 10), (2, 20)]
+    others = {"value": 0, "metric": "x"}
+    show(tab, *({"conditions": {"n": mine, **others}, "n": n} for mine, n in given))
+    heads = [head.strip(" ↕") for head in tab.page.get_by_role("columnheader").all_inner_texts()]
+    mine, own = [i for i, head in enumerate(heads) if head == "n"]
+    both = [tab.page.get_by_role("columnheader").nth(i) for i in (mine, own)]
+    both[1].get_by_role("button").click()
+    assert column(tab, own) == ["10", "20", "30"]
+    assert [head.get_attribute("aria-sort") for head in both] == ["none", "ascending"]
+    both[0].get_by_role("button").click()
+    assert column(tab, mine) == ["1", "2", "3"]
+    assert [head.get_attribute("aria-sort") for head in both] == ["ascending", "none"]
+
+
+@pytest.mark.parametrize("key", ["Backspace", "Delete"])
+def test_keys_in_the_report_delete_no_node(tab, key):
+    put(tab, "Evaluate")
+    show(tab, {})
+    tab.run("() => app.canvas.selectNode(nodes[0])")
+    tab.page.get_by_role("region", name="Values").press(key)
+    tab.page.evaluate("() => new Promise(requestAnimationFrame)")
+    assert tab.run("() => app.graph.nodes.length") == 1
+
+
 def test_what_has_no_value_says_why_and_warnings_open(tab):
     put(tab, "Evaluate")
     why = "fewer than 50 pictures"
@@ -210,6 +236,26 @@ def test_an_opened_workflow_has_its_results_again(tab):
         [SWEPT, SWEPT],
     )
     tab.wait(f"() => ({TABLE})(0).length == 2")
+
+
+def test_a_report_inside_a_block_comes_back_too(tab):
+    """Outputs of nodes in there are known by the block's id and the node's."""
+    put(tab, "Evaluate")
+    tab.run(
+        """async rows => {
+            app.graph.convertToSubgraph(new Set([nodes[0]]))
+            await app.loadGraphData(app.graph.serialize(), true, true)
+            const {subgraph} = app.graph.nodes[0]
+            app.canvas.setGraph(subgraph)
+            window.nodes = [subgraph.nodes[0]]
+            app.nodeOutputs = {[`${subgraph.id}:${nodes[0].id}`]: {report: [rows], figures: []}}
+        }""",
+        [SWEPT, SWEPT],
+    )
+    try:
+        tab.wait(f"() => ({TABLE})(0).length == 2")
+    finally:
+        tab.run("() => app.canvas.setGraph(app.graph.rootGraph ?? app.graph)")
 
 
 @pytest.mark.parametrize("theme", THEMES)

@@ -134,6 +134,50 @@ def test_a_slider_writes_the_weights(strip):
     assert weights(strip) == "" and sliders(strip) == [(1, "1"), (1, "1")]
 
 
+def heavy(tab):
+    """The first slider, of a weight above those that it shows by itself."""
+    tab.run("() => { weights().value = '3, 1' }")
+    tab.wait(f"({STRIP})()[0].weight == 3")
+    return tab.page.get_by_label("Weight of reference 1, 000.png")
+
+
+def test_keys_lower_a_large_weight_and_raise_it_again(strip):
+    slider = heavy(strip)
+    slider.press("ArrowLeft")
+    assert weights(strip) == "2.95, 1"
+    slider.press("ArrowRight")
+    assert weights(strip) == "3, 1"
+    slider.press("Home")
+    slider.evaluate("slider => slider.blur()")
+    assert slider.get_attribute("max") == "2", "the scale is the usual one again"
+
+
+def test_the_mouse_lowers_a_large_weight_and_raises_it_again(strip):
+    box = heavy(strip).bounding_box()
+    mouse, height = strip.page.mouse, box["y"] + box["height"] / 2
+    mouse.move(box["x"] + box["width"] - 3, height)
+    mouse.down()
+    seen = []
+    for share in (0.75, 0.5, 0.25):
+        mouse.move(box["x"] + box["width"] * share, height)
+        seen.append(strip.run(STRIP)[0]["weight"])
+    mouse.move(box["x"] + box["width"] + 20, height)
+    mouse.up()
+    first, second, third = seen
+    assert first - second == pytest.approx(second - third, abs=0.1), "the scale stays"
+    assert weights(strip) == "3, 1"
+
+
+@pytest.mark.parametrize("key", ["Backspace", "Delete"])
+def test_keys_in_the_strip_delete_no_node(strip, key):
+    strip.run("() => app.canvas.selectNode(encode)")
+    strip.page.get_by_label("Weight of reference 2, 001.png").press("ArrowLeft")
+    for place in ("input", "button"):
+        strip.page.locator(f".mip-strip {place}").last.press(key)
+    strip.page.evaluate("() => new Promise(requestAnimationFrame)")
+    assert strip.run("() => encode.graph?.getNodeById(encode.id) === encode")
+
+
 def test_what_the_strip_writes_can_be_undone(strip):
     strip.run("() => { app.canvas.emitBeforeChange(); app.canvas.emitAfterChange() }")
     strip.page.get_by_label("Weight of reference 2, 001.png").focus()

@@ -147,6 +147,31 @@ def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, peo
     tab.shot("training_cancelled")
 
 
+def test_nothing_jumps_in_the_other_way_of_drawing_nodes(tab, people, nothing_left):
+    """There the front end would show any picture that comes with the progress a second time."""
+    pictures = ".lg-node:has(.mip-training) img"
+    high = "() => document.querySelector('.lg-node:has(.mip-training)').offsetHeight"
+    try:
+        tab.set("Comfy.VueNodes.Enabled", True)
+        tab.empty()
+        tab.drop("vue_live", training_graph(people, "vue_live", **LONG))
+        tab.look_at(TRAIN)
+        tab.page.locator(".lg-node").get_by_text("No run “vue_live” yet").wait_for()
+        tab.wait(f"() => ({high})() > 400")
+        tab.sizes()
+        before = tab.run(high)
+        tab.press_run()
+        tab.page.locator(".lg-node .mip-training .sheet img").wait_for(timeout=3 * PATIENCE)
+        tab.wait("() => document.querySelector('.mip-training .sheet img').naturalWidth > 500")
+        tab.wait(f"() => ({NEWEST})() >= 4")
+        tab.shot("training_vue")
+        assert tab.page.locator(pictures).count() == 1, "the chart's own"
+        assert tab.run(high) == before
+    finally:
+        tab.set("Comfy.VueNodes.Enabled", False)
+        tab.page.locator(".lg-node").first.wait_for(state="detached")
+
+
 def wait_for_adapter(tab, server, steps):
     """Until the nodes after training have run, and kept what it learned in so many steps.
 
@@ -172,6 +197,75 @@ def test_the_chart_of_an_earlier_run_is_there_when_its_name_is(chart):
     assert curves(chart) == []
     chart.run(f"() => {{ const w = ({name})(); w.value = 'done'; w.callback('done') }}")
     chart.wait(f"() => ({NEWEST})() === 6")
+
+
+def test_a_name_that_the_server_refuses_is_explained(chart):
+    name = "app.graph.nodes[0].widgets.find(widget => widget.name === 'name')"
+    chart.run(f"() => {{ {name}.value = 'people/v2'; {name}.callback('people/v2') }}")
+    chart.page.get_by_text("Got the run 'people/v2'; expected a plain file name").wait_for()
+    chart.errors[:] = [text for text in chart.errors if "status of 400" not in text]
+    chart.run(f"() => {{ {name}.value = 'done'; {name}.callback('done') }}")
+    chart.page.get_by_text("Finished at step 6 of 6").wait_for()
+
+
+@pytest.mark.parametrize("way", ["classic", "vue"])
+def test_an_undo_leaves_the_chart_alive(chart, way):
+    """ComfyUI then makes the node anew, and its chart has to be the one on the page."""
+    try:
+        chart.set("Comfy.VueNodes.Enabled", way == "vue")
+        chart.wait(f"() => ({NEWEST})() === 6")
+        keep = "() => { app.canvas.emitBeforeChange(); app.canvas.emitAfterChange() }"
+        chart.run(keep)
+        chart.run("() => { app.graph.nodes[0].title = 'changed' }")
+        chart.run(keep)
+        old = chart.run("() => { window.before = app.graph.nodes[0]; return before.id }")
+        chart.run("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
+        chart.wait("() => app.graph.nodes[0] && app.graph.nodes[0] !== window.before")
+        assert chart.run("() => app.graph.nodes[0].id") == old
+        chart.run(
+            """() => {
+                const {widgets} = app.graph.nodes[0]
+                window.shown = widgets.find(w => w.name === 'training').element
+            }"""
+        )
+        chart.wait("() => shown.isConnected")
+        chart.wait("() => shown.querySelectorAll('.curve').length === 5")
+        press_button(chart, "LR")
+        chart.wait("() => shown.querySelectorAll('.curve').length === 4")
+    finally:
+        chart.set("Comfy.VueNodes.Enabled", False)
+
+
+@pytest.mark.parametrize("key", ["Backspace", "Delete"])
+def test_keys_in_the_chart_delete_no_node(chart, key):
+    chart.run("() => app.canvas.selectNode(app.graph.nodes[0])")
+    for place in (".mip-chart", ".legend button >> nth=0"):
+        chart.page.locator(f".mip-training {place}").press(key)
+    chart.page.evaluate("() => new Promise(requestAnimationFrame)")
+    assert chart.run("() => app.graph.nodes.length") == 1
+    # Beside the widgets the key does what it always does.
+    chart.run("() => app.canvas.canvas.focus()")
+    chart.page.keyboard.press(key)
+    chart.wait("() => app.graph.nodes.length === 0")
+
+
+def test_keys_still_edit_text_inside_a_widget(chart):
+    chart.run(
+        """() => {
+            const input = document.createElement('input')
+            document.querySelector('.mip-training').append(input)
+            input.value = 'abc'
+            input.focus()
+            input.setSelectionRange(1, 1)
+        }"""
+    )
+    chart.page.keyboard.press("Delete")
+    chart.page.keyboard.press("Backspace")
+    assert chart.page.locator(".mip-training > input").input_value() == "c"
+
+
+def test_the_chart_has_a_name(chart):
+    assert chart.page.get_by_role("group", name="Training").locator(".mip-chart").count() == 1
 
 
 def test_the_widget_is_no_part_of_prompts_and_files(chart):

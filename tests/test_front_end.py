@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import urljoin
 
+from .messages import Sources
+
 JS = Path(__file__).parents[1] / "js"
 SOURCES = {path.name: path.read_text(encoding="utf-8") for path in JS.glob("*.js")}
 SERVED = "/extensions/pack/"  # ComfyUI serves js/ there, under the name of the pack's folder
@@ -35,3 +37,21 @@ def test_nothing_is_imported_but_what_is_there_and_comfyuis_app_and_api():
     assert outside == {"/scripts/app.js", "/scripts/api.js"}
     assert {address.removeprefix(SERVED) for address in addresses - outside} <= set(SOURCES)
     assert [name for name, text in SOURCES.items() if _COMPUTED.search(text)] == []
+
+
+def test_what_the_widgets_complain_of_is_among_the_messages():
+    """So that docs/troubleshooting.md has to tell it; no other function marks a text as bad."""
+    found = {m.text for m in Sources().messages()[0] if m.place.startswith("js/")}
+    assert found == {
+        "Failed at …",
+        "The server tells nothing of this run",
+        "Weights must be positive numbers: 1, 0.5",
+        "… weights for …",
+    }
+    makers = [name for name, text in SOURCES.items() for _ in re.findall(r"\bbad: true", text)]
+    assert makers == ["widgets.js"]
+
+
+def test_what_the_server_refuses_is_among_the_messages():
+    texts = [message.text for message in Sources().messages()[0]]
+    assert "The run … lies outside of the folder of the runs." in texts
