@@ -23,6 +23,7 @@ from multi_ipadapter.nodes.headless import load_models
 from multi_ipadapter.nodes.load import FOLDER, LoadMultiIPAdapter
 from multi_ipadapter.nodes.train import SaveMultiIPAdapter, TrainMultiIPAdapter
 from multi_ipadapter.nodes.training_backbone import picture_encoder
+from multi_ipadapter.nodes.training_progress import TrainingBar
 from multi_ipadapter.training.batch import LATENTS, MASK
 from multi_ipadapter.training.online import OnlineSource
 
@@ -195,14 +196,15 @@ def test_cancel_while_encoding_goes_on_later(base, models, dataset, hook):
     assert len(train(models, dataset).args[1]["loss"]) == 6
 
 
-def test_cancel_before_the_first_step_returns_nothing(base, models, dataset, hook):
+def test_cancel_before_the_first_step_returns_nothing(base, models, dataset, monkeypatch):
     """The preview of step 0 can take a while."""
+    preview = TrainingBar.preview
 
-    def cancel(value, total, preview):
-        if value == 0 and (base / "output/training/run/preview-00000000.png").exists():
-            comfy.model_management.interrupt_current_processing()
+    def cancel(bar, sheet):
+        preview(bar, sheet)
+        comfy.model_management.interrupt_current_processing()
 
-    hook(cancel)
+    monkeypatch.setattr(TrainingBar, "preview", cancel)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         train(models, dataset, settings=WATCHED)
     assert not comfy.model_management.processing_interrupted()
