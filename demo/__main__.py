@@ -22,7 +22,7 @@ from PIL import Image
 
 from .client import ComfyClient, PromptError
 from .people import clear_view, portrait, write_references
-from .prompt import ADAPTER_FILE, demo_prompt
+from .prompt import ADAPTER_FILE, WEIGHT, demo_prompt
 from .server import ComfyServer, ServerError
 from .sheet import Shown, demo_sheet
 
@@ -46,8 +46,8 @@ class Case(NamedTuple):
 
 CASES = (
     Case("without.png", "no reference (lambda = 0)", 1, 0.0),
-    Case("one.png", "N = 1, the first reference", 1, 1.0),
-    Case("four.png", "N = 4 references", REFERENCES, 1.0),
+    Case("one.png", "N = 1, the first reference", 1, WEIGHT),
+    Case("four.png", "N = 4 references", REFERENCES, WEIGHT),
 )
 
 

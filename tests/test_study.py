@@ -10,10 +10,25 @@ import torch
 from PIL import Image
 
 from multi_ipadapter.demo import world
-from multi_ipadapter.demo.study.cells import DESCRIBED, MAIN, RIVAL, SWEPT, Cell, grid
+from multi_ipadapter.demo.prompt import CFG, WEIGHT
+from multi_ipadapter.demo.study import confirmed
+from multi_ipadapter.demo.study.__main__ import main
+from multi_ipadapter.demo.study.cells import (
+    AGAIN,
+    COMPARED,
+    CONFIRMED,
+    CONFIRMED_WEIGHTS,
+    DESCRIBED,
+    MAIN,
+    NUMBERS,
+    RIVAL,
+    SWEPT,
+    TUNED,
+    Cell,
+)
 from multi_ipadapter.demo.study.compared import side_by_side
 from multi_ipadapter.demo.study.results import Found, write
-from multi_ipadapter.demo.study.summary import claims, ranking, summarise
+from multi_ipadapter.demo.study.summary import SCORES, claims, difference, ranking, summarise
 from multi_ipadapter.evaluation.intervals import Interval
 
 PEOPLE, WIDTH = 40, 4
@@ -50,7 +65,7 @@ def accuracy_of(cell: Cell) -> float:
 def measured():
     return {
         cell: tensors(number, accuracy_of(cell), shift=0.0 if cell.references else 1.0)
-        for number, cell in enumerate(grid())
+        for number, cell in enumerate(COMPARED.cells)
     }
 
 
@@ -70,13 +85,13 @@ def claimed(measured, rows, truth):
 
     def claimed(altered):
         new = {cell: summarise(found, truth["features"]) for cell, found in altered.items()}
-        return claims({**measured, **altered}, truth, {**rows, **new}, 0.24)
+        return claims({**measured, **altered}, truth, {**rows, **new}, 0.24, (1.0, TUNED))
 
     return claimed
 
 
 def test_the_grid_has_each_condition_once_and_the_sweep():
-    cells = grid()
+    cells = COMPARED.cells
     assert len(set(cells)) == len(cells) == 63
     assert {c.weight for c in cells if c[:3] == (*MAIN, SWEPT)} == {
         *(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -125,7 +140,7 @@ def test_the_ranking_is_paired_and_the_best_comes_first(measured):
 
 
 def test_the_page_shows_what_is_there(measured, rows, truth, tmp_path):
-    found = claims(measured, truth, rows, 0.24)
+    found = claims(measured, truth, rows, 0.24, (1.0, TUNED))
     shares = [k / 100 for k in range(len(world.ATTRIBUTES))]
     known = {
         MAIN: [Interval(k / 10, k / 10 - 0.01, k / 10 + 0.01, 9, "identities", 9) for k in range(6)]
@@ -180,3 +195,56 @@ def test_people_are_shown_with_what_each_condition_drew(tmp_path):
     whole = side_by_side(sheet)
     bottom = [whole.getpixel((x, whole.height - 1))[0] for x in range(2, whole.width, 4)]
     assert bottom == [0, 1, 2, 3, 101, 101, 101, 101, 201]
+
+
+# ---- the second part ---------------------------------------------------------------------------
+
+
+def test_the_second_part_tests_what_the_demo_ships_against_its_rival_at_its_best():
+    assert CONFIRMED.cfg == CFG and CONFIRMED.weight == WEIGHT
+    seen = range(COMPARED.first, COMPARED.first + 256)
+    assert CONFIRMED.first not in seen and CONFIRMED.first + 255 not in seen
+    assert {c.references for c in CONFIRMED.cells if c[:2] == MAIN and c.weight == WEIGHT} == set(
+        NUMBERS
+    )
+    for use in (MAIN, RIVAL, (RIVAL[0], "mean")):
+        weights = {c.weight for c in CONFIRMED.cells if c[:3] == (*use, SWEPT)}
+        assert weights == set(CONFIRMED_WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def confirmed_page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("confirmed")
+    cells = {
+        cell: tensors(number, accuracy_of(cell), shift=0.0 if cell.references else 1.0)
+        for number, cell in enumerate(CONFIRMED.cells)
+    }
+    truth = tensors(999, 0.85)
+    rows = {cell: summarise(found, truth["features"]) for cell, found in cells.items()}
+    found = claims(cells, truth, rows, 0.24, (WEIGHT,))
+    four, again = (cells[Cell(*use, SWEPT, WEIGHT)] for use in (MAIN, AGAIN))
+    differences = {score: difference(again, four, score) for score in SCORES}
+    ceiling = summarise(truth, truth["features"])
+    confirmed.write(folder, rows, ceiling, found, differences, "About.")
+    return folder, found
+
+
+def test_the_second_page_shows_each_condition_once(confirmed_page):
+    folder, found = confirmed_page
+    assert [claim.text for claim in found if not claim.holds] == []
+    text = (folder / "results-confirmed.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) == 3 and all((folder / link).is_file() for link in links)
+    lines = re.findall(r"^\| (\w+, \w+, N = \d, lambda [\d.]+) \|", text, re.M)
+    again = sum(cell.adapter == AGAIN[0] for cell in CONFIRMED.cells)
+    # The main adapter's line at SWEPT and the shipped lambda is in both tables.
+    assert len(lines) == len(CONFIRMED.cells) - 3 + 1 and again == 3
+    four = re.search(r"multi_learned, learned, N = 4, lambda 1.5 \| (\S+) ±", text)
+    assert float(four[1]) == pytest.approx(75, abs=3)
+    assert re.search(r"Trained again, at N = 4: accuracy [+-]\d\.\d \[", text)
+
+
+def test_an_unknown_part_is_refused(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["--folder", str(tmp_path), "--adapters", str(tmp_path), "confirm"])
+    assert "got confirm; expected compared or confirmed" in capsys.readouterr().err

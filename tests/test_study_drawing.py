@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import nodes as core
+from multi_ipadapter.demo.prompt import STEPS
 from multi_ipadapter.demo.study import run
 from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, Cell, without
-from multi_ipadapter.demo.study.drawing import CFG, STEPS
 from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.models.checkpoint import load_adapter
 from multi_ipadapter.nodes import demo_bundle
@@ -18,12 +18,13 @@ from multi_ipadapter.nodes.key_values import LoadedAdapter
 
 FILE = demo_bundle.WEIGHTS / "adapter.safetensors"
 PEOPLE, N = 2, 3
+CFG = 5.0
 CELLS = [Cell(*MAIN, N, 1.0), Cell(*MAIN, N, 0.5), without(BASE), without(DESCRIBED)]
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    return held_out(tmp_path_factory.mktemp("pictures"), PEOPLE)
+    return held_out(tmp_path_factory.mktemp("pictures"), PEOPLE, 0)
 
 
 def by_the_nodes(cell, people, row, text):
@@ -48,7 +49,7 @@ def by_the_nodes(cell, people, row, text):
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.adapter} {cell.weight}")
 def test_rows_drawn_together_are_those_of_the_graph(people, cell):
     wanted = people.prompts[:, 0]
-    with run.studio(people) as (studio, _, _):
+    with run.studio(people, CFG) as (studio, _, _):
         adapter = load_adapter(FILE) if cell.references else None
         with torch.inference_mode():
             drawn = studio._sampled(cell, adapter, wanted)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from multi_ipadapter.demo import world
-from multi_ipadapter.demo.study import drawing, run
-from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, RECODED, Cell, without
+from multi_ipadapter.demo.study import run
+from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, RECODED, Cell, Part, without
 from multi_ipadapter.demo.study.judging import told_factors
 from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo.study.summary import also_wrong, by_attribute, by_showing, chance
@@ -20,6 +20,8 @@ BASE_CELL, TOLD, CODED, FOUR = CELLS = [
     *map(without, (BASE, DESCRIBED, RECODED)),
     Cell(*MAIN, N, 1.0),
 ]
+FIRST, CFG = 0, 5.0
+PART = Part(FIRST, CFG, 1.0, tuple(CELLS))
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +37,17 @@ def folder(tmp_path_factory):
 def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "PEOPLE", PEOPLE)
-        patch.setattr(run, "grid", lambda: CELLS)
         yield
 
 
 @pytest.fixture(scope="module")
 def people(folder):
-    return held_out(folder / "pictures", PEOPLE)
+    return held_out(folder / "pictures", PEOPLE, FIRST)
 
 
 @pytest.fixture(scope="module")
 def measured(folder, people):
-    judged = run.measure(folder, folder / "adapters")
+    judged = run.measure(PART, folder, folder / "adapters")
     real = run.real_pictures(folder)
     found = {cell: run.scored(said, cell, people, real) for cell, said in judged.items()}
     return found, run.ceiling(people, real)
@@ -112,23 +113,24 @@ def test_what_is_measured_is_measured_again_only_when_its_models_change(folder, 
         return {path.name: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
 
     before = times()
-    run.measure(folder, folder / "adapters")
+    run.measure(PART, folder, folder / "adapters")
     assert times() == before
     other = folder / "other"
     other.mkdir()
     bundled = (demo_bundle.WEIGHTS / "adapter.safetensors").read_bytes()
     (other / f"{MAIN[0]}.safetensors").write_bytes(bundled + b" ")  # another file, by its bytes
-    people = run.checksum(held_out(folder / "pictures", PEOPLE))
-    marks = [run.fingerprint(FOUR, folder / name, people) for name in ("adapters", "other")]
+    people = run.checksum(held_out(folder / "pictures", PEOPLE, FIRST))
+    marks = [run.fingerprint(FOUR, folder / name, people, CFG) for name in ("adapters", "other")]
     assert marks[0] != marks[1]
-    assert run.fingerprint(TOLD, other, people) == run.fingerprint(TOLD, folder, people)
+    assert run.fingerprint(TOLD, other, people, CFG) == run.fingerprint(TOLD, folder, people, CFG)
     with pytest.raises(FileNotFoundError, match="multi_learned.safetensors is not there"):
-        run.fingerprint(FOUR, folder / "nothing", people)
+        run.fingerprint(FOUR, folder / "nothing", people, CFG)
 
 
 def test_other_settings_or_people_make_the_cells_stale(folder, measured, people, monkeypatch):
-    shown = run.checksum(people)
-    before = run.fingerprint(FOUR, folder / "adapters", shown)
-    assert run.fingerprint(FOUR, folder / "adapters", shown + 1) != before
-    monkeypatch.setattr(run, "CFG", drawing.CFG + 1)
-    assert run.fingerprint(FOUR, folder / "adapters", shown) != before
+    shown, adapters = run.checksum(people), folder / "adapters"
+    before = run.fingerprint(FOUR, adapters, shown, CFG)
+    assert run.fingerprint(FOUR, adapters, shown + 1, CFG) != before
+    assert run.fingerprint(FOUR, adapters, shown, CFG + 1) != before
+    monkeypatch.setattr(run, "STEPS", run.STEPS + 1)
+    assert run.fingerprint(FOUR, adapters, shown, CFG) != before

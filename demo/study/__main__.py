@@ -1,7 +1,8 @@
 """How should N references be aggregated? Measured on the demo world, where the truth is known.
 
 `python -m multi_ipadapter.demo.study --folder FOLDER --adapters ADAPTERS`: draws and scores every
-condition, then writes `results.md`, `results.csv` and charts. What is measured already is kept.
+condition, then writes `results.md`, `results-confirmed.md`, their tables and charts. What is
+measured already is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from ...training.comfyui import prepare_comfyui
 
+# compared: all ways to train and to aggregate. confirmed: what the demo ships, on other people.
+PARTS = ("compared", "confirmed")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
@@ -22,13 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="for pictures and scores")
     parser.add_argument("--adapters", type=Path, required=True, help="folder of the adapters")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="for the results")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{' or '.join(PARTS)}; default: all"
+    )
     options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"got {', '.join(sorted(unknown))}; expected {' or '.join(PARTS)}")
     prepare_comfyui()
-    from .report import report
+    from . import report
 
-    found = report(options.folder, options.adapters, options.output)
-    for claim in found:
-        print(f"{'yes' if claim.holds else 'NO ':3}  {claim.text}: {claim.measured}")
+    for part in options.parts or PARTS:
+        write = getattr(report, part)
+        for claim in write(options.folder / part, options.adapters, options.output):
+            print(f"{'yes' if claim.holds else 'NO ':3}  {claim.text}: {claim.measured}")
     return 0
 
 

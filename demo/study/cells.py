@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..prompt import CFG, WEIGHT
+
 NUMBERS = (1, 2, 3, 4, 6, 8)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SWEPT = 4  # references in the sweep over lambda
-TUNED = 1.25  # lambda that did better than 1 on 192 held-out people who are not in the study
+TUNED = 1.25  # lambda that did better than 1 on held-out people who are not in the study
 BASE, DESCRIBED, RECODED = "base", "described", "recoded"  # without references
 
 
@@ -47,10 +49,44 @@ MAIN, RIVAL = ("multi_learned", "learned"), ("single", "concat")
 SWEEPS = (MAIN, RIVAL)  # over lambda
 
 
-def grid() -> list[Cell]:
-    """All cells, each once."""
+class Part(NamedTuple):
+    """A part of the study: whom it looks at, and how.
+
+    Attributes:
+        first: number of the first of its held-out identities.
+        cfg: guidance.
+        weight: lambda where nothing else is said.
+        cells: all conditions, each once.
+    """
+
+    first: int
+    cfg: float
+    weight: float
+    cells: tuple[Cell, ...]
+
+
+def _compared() -> tuple[Cell, ...]:
+    """Every way to train and to aggregate."""
     cells = [without(kind) for kind in (BASE, DESCRIBED, RECODED)]
     for adapter, methods in USES.items():
         cells += [Cell(adapter, method, n, 1.0) for method in methods for n in NUMBERS]
     cells += [Cell(*use, SWEPT, weight) for use in SWEEPS for weight in WEIGHTS]
-    return list(dict.fromkeys(cells))
+    return tuple(dict.fromkeys(cells))
+
+
+AGAIN = ("multi_learned_again", "learned")  # MAIN, trained with another seed
+CONFIRMED_WEIGHTS = (0.5, 0.75, 1.0, 1.25, 1.5)
+CONFIRMED_SWEEPS = (MAIN, RIVAL, (RIVAL[0], "mean"))
+
+
+def _confirmed() -> tuple[Cell, ...]:
+    """What the demo ships, and its rival."""
+    cells = [without(kind) for kind in (BASE, DESCRIBED, RECODED)]
+    cells += [Cell(*MAIN, n, WEIGHT) for n in NUMBERS]
+    cells += [Cell(*AGAIN, n, WEIGHT) for n in (1, SWEPT, 8)]
+    cells += [Cell(*use, SWEPT, weight) for use in CONFIRMED_SWEEPS for weight in CONFIRMED_WEIGHTS]
+    return tuple(dict.fromkeys(cells))
+
+
+COMPARED = Part(0, 5.0, 1.0, _compared())
+CONFIRMED = Part(2_000, CFG, WEIGHT, _confirmed())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ...evaluation.axes import COLOURS, INK, Axes
 from .cells import NUMBERS, SWEEPS, SWEPT, USES, WEIGHTS, Cell
@@ -21,11 +21,18 @@ def by_number(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
     return _chart(f"{title} against N (lambda = 1)", "N", score, curves, rows, levels)
 
 
-def by_weight(rows: Rows, score: str, title: str, levels: Mapping[str, Row]):
+def by_weight(
+    rows: Rows,
+    score: str,
+    title: str,
+    levels: Mapping[str, Row],
+    sweeps: Sequence[tuple[str, str]] = SWEEPS,
+    weights: Sequence[float] = WEIGHTS,
+):
     """Score against lambda."""
     curves = {
-        ", ".join(use): [(weight, Cell(*use, SWEPT, weight)) for weight in WEIGHTS]
-        for use in SWEEPS
+        ", ".join(use): [(weight, Cell(*use, SWEPT, weight)) for weight in weights]
+        for use in sweeps
     }
     return _chart(f"{title} against lambda (N = {SWEPT})", "lambda", score, curves, rows, levels)
 

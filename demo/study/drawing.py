@@ -12,10 +12,10 @@ from ...models.adapter import MultiIPAdapter
 from ...nodes.demo_sampling import sample_rows, weighted
 from ...training.backbone import Backbone
 from ..build.pictures import descriptions
+from ..prompt import STEPS
 from .cells import DESCRIBED, RECODED, Cell
 from .people import People
 
-STEPS, CFG = 16, 5.0
 _BATCH = 96
 
 
@@ -26,11 +26,20 @@ class Studio:
         model, vae: the demo's.
         backbone: of the model.
         features: of all of `people.pictures`, by name, [n, ...].
+        cfg: guidance.
     """
 
-    def __init__(self, model: Any, vae: Any, backbone: Backbone, people: People, features: Mapping):
+    def __init__(
+        self,
+        model: Any,
+        vae: Any,
+        backbone: Backbone,
+        people: People,
+        features: Mapping,
+        cfg: float,
+    ):
         self.model, self.vae, self.backbone = model, vae, backbone
-        self.people, self.features = people, features
+        self.people, self.features, self.cfg = people, features, cfg
         self.described = descriptions(people.pictures)
 
     @torch.inference_mode()
@@ -60,7 +69,7 @@ class Studio:
             no_text,
             *self._layers(cell, adapter, rows),
             steps=STEPS,
-            cfg=CFG,
+            cfg=self.cfg,
         )
 
     def _noise(self, rows: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from .. import world
 from ..build.pictures import Pictures, drawn
 
 REFERENCES, PROMPTS, REAL = 8, 3, 4  # views of each identity, in this order
-FIRST = 0  # of the held-out identities
 FEATURED, FEATURED_FIRST, FEATURED_VIEWS = 2000, 10_000, 2  # real pictures for FID and KID
 
 
@@ -58,8 +57,8 @@ def other_people(folder: Path) -> Pictures:
     return drawn(folder, "other_people", begin, FEATURED, FEATURED_VIEWS)
 
 
-def held_out(folder: Path, count: int, first: int = FIRST) -> People:
-    """`count` held-out identities, drawn into `folder`."""
+def held_out(folder: Path, count: int, first: int) -> People:
+    """`count` held-out identities from number `first` on, drawn into `folder`."""
     begin = world.HELD_OUT.start + first
     views = REFERENCES + PROMPTS + REAL
     return People(drawn(folder, f"held_out_{first}", begin, count, views))

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import world
+from ..prompt import STEPS
+from . import confirmed as confirmed_page
 from . import run
-from .cells import BASE, DESCRIBED, MAIN, NUMBERS, SWEPT, USES, Cell, without
+from .cells import (
+    AGAIN,
+    BASE,
+    COMPARED,
+    CONFIRMED,
+    DESCRIBED,
+    MAIN,
+    NUMBERS,
+    SWEPT,
+    TUNED,
+    USES,
+    Cell,
+    Part,
+    without,
+)
 from .compared import side_by_side
-from .drawing import CFG, STEPS
-from .people import FEATURED, FEATURED_VIEWS, PROMPTS, held_out
+from .people import FEATURED, FEATURED_VIEWS, PROMPTS, People, held_out
 from .results import Found, write
 from .summary import (
+    SCORES,
     Claim,
+    Row,
+    Tensors,
     also_wrong,
     by_attribute,
     by_showing,
     chance,
     claims,
+    difference,
     ranking,
     summarise,
 )
@@ -60,14 +81,47 @@ learned to tell short descriptions of drawn people.
   attributes."""
 
 
-def report(folder: Path, adapters: Path, output: Path) -> list[Claim]:
-    """Measure what is missing and write the results; returns the claims."""
-    judged = run.measure(folder, adapters)
-    people = held_out(folder / "pictures", run.PEOPLE)
+class Measured(NamedTuple):
+    """A part of the study, scored.
+
+    Attributes:
+        people: whom it shows.
+        cells, truth: scores of the cells and of the real pictures.
+        rows, ceiling: their figures.
+    """
+
+    people: People
+    cells: Mapping[Cell, Tensors]
+    truth: Tensors
+    rows: Mapping[Cell, Row]
+    ceiling: Row
+
+
+def measured(part: Part, folder: Path, adapters: Path) -> Measured:
+    """Measure what is missing, and score all."""
+    judged = run.measure(part, folder, adapters)
+    people = held_out(folder / "pictures", run.PEOPLE, part.first)
     real, others = run.real_pictures(folder), run.other_features(folder)
     cells = {cell: run.scored(said, cell, people, real) for cell, said in judged.items()}
     truth = run.ceiling(people, real)
     rows = {cell: summarise(tensors, others) for cell, tensors in cells.items()}
+    return Measured(people, cells, truth, rows, summarise(truth, others))
+
+
+def confirmed(folder: Path, adapters: Path, output: Path) -> list[Claim]:
+    """What the demo ships, on people never looked at; returns the claims."""
+    people, cells, truth, rows, ceiling = measured(CONFIRMED, folder, adapters)
+    found = claims(cells, truth, rows, chance(people), (CONFIRMED.weight,))
+    four, again = (cells[Cell(*use, SWEPT, CONFIRMED.weight)] for use in (MAIN, AGAIN))
+    differences = {score: difference(again, four, score) for score in SCORES}
+    about = confirmed_page.ABOUT.format(**CONFIRMED._asdict(), people=run.PEOPLE)
+    confirmed_page.write(output, rows, ceiling, found, differences, about)
+    return found
+
+
+def compared(folder: Path, adapters: Path, output: Path) -> list[Claim]:
+    """All ways to train and to aggregate; returns the claims."""
+    people, cells, truth, rows, ceiling = measured(COMPARED, folder, adapters)
     four = cells[Cell(*MAIN, SWEPT, 1.0)]
     shown = {
         "base": cells[without(BASE)],
@@ -78,9 +132,9 @@ def report(folder: Path, adapters: Path, output: Path) -> list[Claim]:
     uses = [(adapter, method) for adapter, methods in USES.items() for method in methods]
     found = Found(
         rows=rows,
-        ceiling=summarise(truth, others),
+        ceiling=ceiling,
         ranks=ranking(cells),
-        claims=claims(cells, truth, rows, chance(people)),
+        claims=claims(cells, truth, rows, chance(people), (COMPARED.weight, TUNED)),
         attributes={"guess": [1 / len(names) for names in world.ATTRIBUTES.values()]}
         | {name: by_attribute(tensors, people) for name, tensors in shown.items()},
         covered={
@@ -101,7 +155,7 @@ def report(folder: Path, adapters: Path, output: Path) -> list[Claim]:
     about = ABOUT.format(
         people=run.PEOPLE,
         seeds=PROMPTS,
-        cfg=CFG,
+        cfg=COMPARED.cfg,
         steps=STEPS,
         others=FEATURED,
         pictures=FEATURED * FEATURED_VIEWS,

@@ -70,7 +70,7 @@ def write(output: Path, found: Found, people: Image.Image, about: str) -> None:
         about: what was measured, for the page's head.
     """
     output.mkdir(parents=True, exist_ok=True)
-    _write_text(output / "results.csv", table_csv({**found.rows, CEILING: found.ceiling}))
+    write_text(output / "results.csv", table_csv({**found.rows, CEILING: found.ceiling}))
     with atomically(output / "results-people.jpg") as path:
         people.save(path, "JPEG", quality=88)
     levels = {
@@ -82,7 +82,7 @@ def write(output: Path, found: Found, people: Image.Image, about: str) -> None:
         for along, chart in (("n", by_number), ("lambda", by_weight)):
             with atomically(output / f"results-{score}-{along}.png") as path:
                 chart(found.rows, score, title, levels).save(path, "PNG")
-    _write_text(output / "results.md", page(found, about))
+    write_text(output / "results.md", page(found, about))
 
 
 def table_csv(rows: Rows) -> str:
@@ -123,20 +123,17 @@ def page(found: Found, about: str) -> str:
         f"At N = {SWEPT}, by how many of the {SWEPT} show the attribute:",
         _use_table(["none", *map(str, range(1, SWEPT)), "all"], found.times_shown),
         "## What was to be shown",
-        "| | holds | measured, 95 % interval |\n|---|---|---|\n"
-        + "\n".join(
-            f"| {c.text} | {'yes' if c.holds else '**no**'} | {c.measured} |" for c in found.claims
-        ),
+        claims_table(found.claims),
         "## Against the number of references",
         "![Attribute accuracy against N](results-accuracy-n.png)",
         "Attribute accuracy in per cent, lambda = 1:",
-        _by_number_table(rows, lambda row: _percent(row.scores["accuracy"])),
+        _by_number_table(rows, lambda row: percent(row.scores["accuracy"])),
         "![Identity similarity against N](results-similarity-n.png)",
         "Identity similarity (cosine):",
         _by_number_table(rows, lambda row: f"{row.scores['similarity'].mean:.3f}"),
         "![Caption alignment against N](results-caption-n.png)",
         "Caption alignment in per cent:",
-        _by_number_table(rows, lambda row: _percent(row.scores["caption"])),
+        _by_number_table(rows, lambda row: percent(row.scores["caption"])),
         "![Copy-paste score against N](results-copying-n.png)",
         "Copy-paste:",
         _by_number_table(rows, lambda row: f"{row.scores['copying'].mean:+.2f}"),
@@ -155,6 +152,13 @@ def page(found: Found, about: str) -> str:
         "All figures with their intervals: [results.csv](results.csv).",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """What was to be shown, and what came out."""
+    head = "| | holds | measured, 95 % interval |\n|---|---|---|"
+    lines = [f"| {c.text} | {'yes' if c.holds else '**no**'} | {c.measured} |" for c in claims]
+    return "\n".join([head, *lines])
 
 
 def _lacking(found: Found) -> str:
@@ -183,7 +187,7 @@ def _lacking(found: Found) -> str:
 def _use_table(columns: Sequence[str], found: Mapping[tuple[str, str], Sequence[Interval]]) -> str:
     head = "| trained on, used with | " + " | ".join(columns) + " |"
     lines = [
-        f"| {', '.join(use)} | " + " | ".join(map(_percent, values)) + " |"
+        f"| {', '.join(use)} | " + " | ".join(map(percent, values)) + " |"
         for use, values in found.items()
     ]
     return "\n".join([head, "|---" * (len(columns) + 1) + "|", *lines])
@@ -199,8 +203,8 @@ def _levels_table(rows: Rows, ceiling: Row) -> str:
     }
     head = "| | accuracy | similarity | caption | FID | KID | IS |\n|---|---|---|---|---|---|---|"
     lines = [
-        f"| {name} | {_percent(row.scores['accuracy'])} | {row.scores['similarity'].mean:.3f} "
-        f"| {_percent(row.scores['caption'])} | {row.fid:.1f} | {row.kid:.0f} "
+        f"| {name} | {percent(row.scores['accuracy'])} | {row.scores['similarity'].mean:.3f} "
+        f"| {percent(row.scores['caption'])} | {row.fid:.1f} | {row.kid:.0f} "
         f"| {row.inception:.1f} |"
         for name, row in levels.items()
     ]
@@ -283,10 +287,12 @@ def _by_number_table(rows: Rows, figure: Callable[[Row], str]) -> str:
     return "\n".join([head, "|---" * (len(NUMBERS) + 1) + "|", *lines])
 
 
-def _percent(interval: Interval) -> str:
+def percent(interval: Interval) -> str:
+    """Mean and half the width of its interval."""
     return f"{100 * interval.mean:.1f} ± {50 * (interval.high - interval.low):.1f}"
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Atomically."""
     with atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

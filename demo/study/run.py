@@ -21,9 +21,10 @@ from ...models.files import write_safetensors
 from ...nodes import demo_bundle
 from ...nodes.training_backbone import FEATURES, picture_encoder, training_backbone
 from ...training.config import TrainingConfig
+from ..prompt import STEPS
 from ..scorer import Judgement, Scorer, bundled_scorer, judge
-from .cells import BASE, DESCRIBED, RECODED, USES, Cell, grid, without
-from .drawing import CFG, STEPS, Studio
+from .cells import BASE, DESCRIBED, RECODED, Cell, Part, without
+from .drawing import Studio
 from .judging import scores
 from .people import People, held_out, other_people
 
@@ -33,7 +34,7 @@ _SHOWN = 8  # people on the sheet of a cell
 
 
 @contextmanager
-def studio(people: People) -> Iterator[tuple[Studio, Judgement, Scorer]]:
+def studio(people: People, cfg: float) -> Iterator[tuple[Studio, Judgement, Scorer]]:
     """The demo's models, and what the scorer says of the real pictures."""
     model, clip = demo_bundle.trained_unet(), demo_bundle.trained_clip()
     vae, vision = demo_bundle.trained_vae(), demo_bundle.trained_clip_vision()
@@ -48,23 +49,24 @@ def studio(people: People) -> Iterator[tuple[Studio, Judgement, Scorer]]:
         torch.inference_mode(False),
         training_backbone(model, clip, vision, config, pixels.shape[1]) as backbone,
     ):
-        yield Studio(model, vae, backbone, people, features), real, scorer
+        yield Studio(model, vae, backbone, people, features, cfg), real, scorer
 
 
-def measure(folder: Path, adapters: Path) -> dict[Cell, Judgement]:
+def measure(part: Part, folder: Path, adapters: Path) -> dict[Cell, Judgement]:
     """Draw and judge what is not measured yet; returns what the scorer says, for all cells.
 
     Args:
+        part: of the study.
         folder: for the judgements and a sheet of each cell.
         adapters: the trained adapters, <name>.safetensors.
     """
-    people = held_out(folder / "pictures", PEOPLE)
+    people = held_out(folder / "pictures", PEOPLE, part.first)
     shown = checksum(people)
-    made_of = {cell: fingerprint(cell, adapters, shown) for cell in grid()}
+    made_of = {cell: fingerprint(cell, adapters, shown, part.cfg) for cell in part.cells}
     missing = [cell for cell in made_of if _made_of(_path(folder, cell)) != made_of[cell]]
     if missing:
         loaded: dict[str, MultiIPAdapter | None] = dict.fromkeys((BASE, DESCRIBED, RECODED))
-        with studio(people) as (drawing, real, scorer):
+        with studio(people, part.cfg) as (drawing, real, scorer):
             write_safetensors(folder / "real.safetensors", _tensors(real), {})
             for number, cell in enumerate(missing, 1):
                 print(f"{number} of {len(missing)}: {_name(cell)}", flush=True)
@@ -115,14 +117,14 @@ def other_features(folder: Path) -> Tensor:
     return load_file(path)["features"]
 
 
-def fingerprint(cell: Cell, adapters: Path, shown: int) -> str:
+def fingerprint(cell: Cell, adapters: Path, shown: int, cfg: float) -> str:
     """Of what a cell is made of: models, settings, and people, of whom `shown` is the checksum."""
     files = [
         path for path in sorted(demo_bundle.WEIGHTS.glob("*.safetensors")) if path.stem != "adapter"
     ]
-    if cell.adapter in USES:
+    if cell.references:
         files.append(adapters / f"{cell.adapter}.safetensors")
-    parts = [_digest(path) for path in files], shown, STEPS, CFG
+    parts = [_digest(path) for path in files], shown, STEPS, cfg
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from ...evaluation.inception_score import inception_score
 from ...evaluation.intervals import Interval, mean_interval
 from ...evaluation.kernels import kid
 from .. import world
-from .cells import BASE, MAIN, RIVAL, SWEPT, TUNED, USES, Cell, without
+from .cells import BASE, MAIN, RIVAL, SWEPT, USES, Cell, without
 from .people import PROMPTS, People
 
 Tensors = Mapping[str, Tensor]
@@ -156,11 +156,21 @@ class Claim(NamedTuple):
 
 
 def claims(
-    cells: Mapping[Cell, Tensors], ceiling: Tensors, rows: Mapping[Cell, Row], chance: float
+    cells: Mapping[Cell, Tensors],
+    ceiling: Tensors,
+    rows: Mapping[Cell, Row],
+    chance: float,
+    weights: Sequence[float],
 ) -> list[Claim]:
-    """What the demo world was built to find out; `chance` is a blind guess's accuracy."""
+    """What the demo world was built to find out.
+
+    Args:
+        cells, ceiling, rows: the conditions, and the real pictures of the wanted views.
+        chance: accuracy of a blind guess.
+        weights: lambda; then others with which the adapter is compared with real pictures too.
+    """
     base = without(BASE)
-    one, four, eight = (cells[Cell(*MAIN, n, 1.0)] for n in (1, SWEPT, 8))
+    one, four, eight = (cells[Cell(*MAIN, n, weights[0])] for n in (1, SWEPT, 8))
     found = []
     for score, least, unit in (("accuracy", 0.10, 100), ("similarity", 0.0, 1)):
         gain = difference(four, one, score)
@@ -175,7 +185,7 @@ def claims(
         found.append(
             Claim(f"{score}: N = 8 is not below N = 4", further.low >= 0, shown(further, unit))
         )
-        for weight in (1.0, TUNED):
+        for weight in weights:
             found.append(_reaches(cells[Cell(*MAIN, SWEPT, weight)], ceiling, score, weight))
     guessed = rows[base].scores["accuracy"]
     found.append(
@@ -204,7 +214,7 @@ def claims(
             shown(caption, 100),
         )
     )
-    fids = rows[Cell(*MAIN, SWEPT, 1.0)].fid, rows[base].fid
+    fids = rows[Cell(*MAIN, SWEPT, weights[0])].fid, rows[base].fid
     found.append(
         Claim(
             "FID of N = 4 is below the base model's",
