@@ -23,7 +23,7 @@ from multi_ipadapter.demo import world
 from multi_ipadapter.demo.__main__ import WEIGHTS
 from multi_ipadapter.demo.people import clear_view, portrait, write_references
 from multi_ipadapter.demo.portrait.canvas import Jitter
-from multi_ipadapter.demo.prompt import ADAPTER_FILE, demo_prompt
+from multi_ipadapter.demo.prompt import ADAPTER_FILE, WEIGHT, demo_prompt
 from multi_ipadapter.demo.server import ComfyServer
 from multi_ipadapter.demo.verdict import verdicts
 
@@ -216,7 +216,7 @@ def demo(draw: Draw) -> Card:
     for k in range(4):
         place = (LEFT + k % 2 * (tile + GAP), TOP + k // 2 * (tile + GAP))
         card.tile(portrait(0, k).picture, place, tile)
-    (result,) = draw(0, [(1.0, 4)])
+    (result,) = draw(0, [(WEIGHT, 4)])
     card.arrow((LEFT + SIDE + 28, MIDDLE), (RIGHT - SIDE - 28, MIDDLE))
     card.tile(result, (RIGHT - SIDE, TOP), SIDE)
     return card
@@ -243,7 +243,7 @@ def evaluate(draw: Draw) -> Card:
     """A real picture, and how near to it generated ones come."""
     card = Card("Evaluate", MEASURING)
     view = clear_view(16)
-    pictures = draw(16, [(0.0, 1), (1.0, 1), (1.0, 4)])
+    pictures = draw(16, [(0.0, 1), (WEIGHT, 1), (WEIGHT, 4)])
     card.tile(portrait(16, view).picture, (LEFT, TOP), SIDE)
     tile = (SIDE - 2 * GAP) / 3
     for k, (picture, told) in enumerate(zip(pictures, verdicts(pictures, 16, view), strict=True)):
