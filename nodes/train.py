@@ -258,7 +258,6 @@ class TrainMultiIPAdapter(io.ComfyNode):
         if outcome is None or not outcome.result.step:
             raise comfy.model_management.InterruptProcessingException()
         chart = draw_chart(outcome.result)
-        bar.result(chart)
         return io.NodeOutput(
             LoadedAdapter(outcome.result.adapter, name),
             {"loss": [loss for _, loss in curves(outcome.result.metrics)["loss"]]},

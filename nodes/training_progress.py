@@ -91,9 +91,6 @@ class TrainingBar:
         self.bar.update_absolute(self.done, self.steps)
         self.events.tell({"preview": self.validated})
 
-    def result(self, _: Image.Image) -> None:
-        """The node's own output shows the chart."""
-
 
 def to_image(picture: Image.Image) -> torch.Tensor:
     """[1, H, W, 3] in 0..1."""
