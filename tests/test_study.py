@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,9 @@ from PIL import Image
 
 from multi_ipadapter.demo import world
 from multi_ipadapter.demo.prompt import CFG, WEIGHT
-from multi_ipadapter.demo.study import confirmed
+from multi_ipadapter.demo.study import report
 from multi_ipadapter.demo.study.__main__ import main
 from multi_ipadapter.demo.study.cells import (
-    AGAIN,
     COMPARED,
     CONFIRMED,
     CONFIRMED_WEIGHTS,
@@ -26,11 +26,13 @@ from multi_ipadapter.demo.study.cells import (
     TUNED,
     Cell,
 )
-from multi_ipadapter.demo.study.compared import side_by_side
+from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo.study.results import Found, write
-from multi_ipadapter.demo.study.summary import SCORES, claims, difference, ranking, summarise
+from multi_ipadapter.demo.study.side_by_side import side_by_side
+from multi_ipadapter.demo.study.summary import claims, ranking, summarise
 from multi_ipadapter.evaluation.intervals import Interval
 
+DOCS = Path(__file__).parents[1] / "docs"
 PEOPLE, WIDTH = 40, 4
 
 
@@ -113,7 +115,10 @@ def test_all_claims_hold_where_they_should(claimed):
         ({Cell(*MAIN, 8, 1.0): 0.70}, "accuracy: N = 8 is not below N = 4"),
         ({Cell(*MAIN, 4, 1.0): 0.60}, "accuracy: N = 4 reaches 80 % of real pictures"),
         ({Cell("base", "", 0, 0.0): 0.40}, "accuracy without references is at chance"),
-        ({Cell("single", "mean", 4, 1.0): 0.76}, "trained on several against one reference"),
+        (
+            {Cell("single", "mean", 4, 1.0): 0.76},
+            "trained on several against one reference",
+        ),
     ],
 )
 def test_a_claim_that_does_not_hold_is_told(claimed, change, broken):
@@ -202,8 +207,9 @@ def test_people_are_shown_with_what_each_condition_drew(tmp_path):
 
 def test_the_second_part_tests_what_the_demo_ships_against_its_rival_at_its_best():
     assert CONFIRMED.cfg == CFG and CONFIRMED.weight == WEIGHT
-    seen = range(COMPARED.first, COMPARED.first + 256)
-    assert CONFIRMED.first not in seen and CONFIRMED.first + 255 not in seen
+    people = set(range(CONFIRMED.first, CONFIRMED.first + 256))
+    looked_at = (range(256), range(1_000, 1_192), range(2_000, 2_256))
+    assert all(people.isdisjoint(numbers) for numbers in looked_at)
     assert {c.references for c in CONFIRMED.cells if c[:2] == MAIN and c.weight == WEIGHT} == set(
         NUMBERS
     )
@@ -212,39 +218,67 @@ def test_the_second_part_tests_what_the_demo_ships_against_its_rival_at_its_best
         assert weights == set(CONFIRMED_WEIGHTS)
 
 
-@pytest.fixture(scope="module")
-def confirmed_page(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("confirmed")
+@pytest.fixture
+def confirmed_page(monkeypatch, tmp_path):
+    """The page and the claims, from scores that are known."""
     cells = {
         cell: tensors(number, accuracy_of(cell), shift=0.0 if cell.references else 1.0)
         for number, cell in enumerate(CONFIRMED.cells)
     }
     truth = tensors(999, 0.85)
     rows = {cell: summarise(found, truth["features"]) for cell, found in cells.items()}
-    found = claims(cells, truth, rows, 0.24, (WEIGHT,))
-    four, again = (cells[Cell(*use, SWEPT, WEIGHT)] for use in (MAIN, AGAIN))
-    differences = {score: difference(again, four, score) for score in SCORES}
     ceiling = summarise(truth, truth["features"])
-    confirmed.write(folder, rows, ceiling, found, differences, "About.")
-    return folder, found
+    people = held_out(tmp_path, PEOPLE, 0)
+    scored = report.Measured(people, cells, truth, rows, ceiling)
+    monkeypatch.setattr(report, "measured", lambda part, *_: {CONFIRMED: scored}[part])
+    found = report.confirmed(tmp_path, tmp_path, tmp_path)
+    return (tmp_path / "results-confirmed.md").read_text(encoding="utf-8"), found, people
 
 
-def test_the_second_page_shows_each_condition_once(confirmed_page):
-    folder, found = confirmed_page
+def test_the_second_page_shows_each_condition(confirmed_page, tmp_path):
+    text, found, _ = confirmed_page
     assert [claim.text for claim in found if not claim.holds] == []
-    text = (folder / "results-confirmed.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(links) == 3 and all((folder / link).is_file() for link in links)
+    links = re.findall(r"\]\(([^)]+)\)", text.partition("\n## ")[2])
+    assert len(links) == 3 and all((tmp_path / link).is_file() for link in links)
     lines = re.findall(r"^\| (\w+, \w+, N = \d, lambda [\d.]+) \|", text, re.M)
-    again = sum(cell.adapter == AGAIN[0] for cell in CONFIRMED.cells)
-    # The main adapter's line at SWEPT and the shipped lambda is in both tables.
-    assert len(lines) == len(CONFIRMED.cells) - 3 + 1 and again == 3
+    # Three cells are without an adapter, and one is in both tables.
+    assert len(lines) == len(CONFIRMED.cells) - 3 + 1 == len(set(lines)) + 1
+
+
+def test_the_second_page_has_the_figures(confirmed_page):
+    text, found, people = confirmed_page
     four = re.search(r"multi_learned, learned, N = 4, lambda 1.5 \| (\S+) ±", text)
-    assert float(four[1]) == pytest.approx(75, abs=3)
-    assert re.search(r"Trained again, at N = 4: accuracy [+-]\d\.\d \[", text)
+    assert float(four[1]) == pytest.approx(75, abs=2)
+    against = [claim.measured for claim in found if "against one reference" in claim.text]
+    assert [float(text.split()[0]) for text in against] == pytest.approx([3, 3], abs=1)
+    real = re.search(r"\| real pictures \| \S+ ± \S+ \| 100.0 \| \S+ ± \S+ \| 100.0 \|", text)
+    assert real
+    unseen = total = 0
+    for row in people.prompts.flatten().tolist():
+        who = row // people.pictures.views
+        given = people.pictures.visible[people.references[who, :SWEPT].numpy()].any(0)
+        unseen += (people.pictures.visible[row] & ~given).sum()
+        total += people.pictures.visible[row].sum()
+    assert f"references together hide {100 * unseen / total:.1f} %" in text
 
 
 def test_an_unknown_part_is_refused(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["--folder", str(tmp_path), "--adapters", str(tmp_path), "confirm"])
     assert "got confirm; expected compared or confirmed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("page", "about", "cells"),
+    [
+        ("results", report.about_compared(), COMPARED.cells),
+        ("results-confirmed", report.about_confirmed(), CONFIRMED.cells),
+    ],
+    ids=lambda value: value if value in ("results", "results-confirmed") else "",
+)
+def test_the_pages_in_the_docs_are_of_this_study(page, about, cells):
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert text.partition("\n\n")[2].startswith(about + "\n\n## ")
+    with open(DOCS / f"{page}.csv", newline="", encoding="utf-8") as file:
+        measured = [tuple(line.values())[:4] for line in csv.DictReader(file)]
+    assert measured[:-1] == [tuple(map(str, cell)) for cell in cells]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from multi_ipadapter.demo.prompt import demo_prompt
+from multi_ipadapter.demo.prompt import CFG, STEPS, WEIGHT, demo_prompt
 
 from .people import SMALL
 from .schemas import FILE_INPUTS, prompt_problems, to_prompt, workflow_problems
@@ -174,6 +174,20 @@ def test_the_script_of_the_portraits_page_changes_inputs_that_exist():
 @pytest.mark.parametrize("count", [1, 4, 64])
 def test_demo_prompt_fits_the_schemas(count, object_info):
     assert prompt_problems(demo_prompt(["example.png"] * count, 1.0), object_info) == []
+
+
+def test_all_graphs_of_the_demo_models_draw_as_the_demo_does():
+    """As the study tested and the documents say; a UI graph gives the same prompt, see above."""
+    found = 0
+    for path in PROMPTS:
+        nodes = json.loads(path.read_text(encoding="utf-8")).values()
+        by_type = {node["class_type"]: node["inputs"] for node in nodes}
+        if "MultiIPAdapter_Demo" in by_type and "KSampler" in by_type:
+            weights = [n["inputs"]["weight"] for n in nodes if "weight" in n["inputs"]]
+            how = by_type["KSampler"]
+            assert (sum(weights), how["cfg"], how["steps"]) == (WEIGHT, CFG, STEPS), path.name
+            found += 1
+    assert found >= 5
 
 
 @pytest.mark.parametrize(

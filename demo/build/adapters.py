@@ -21,7 +21,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "multi_slots": {"slots": 8},
     "single": {"aggregation": "concat", "max_references": 1, "self_reconstruction": 1.0},
     "pairs": {"aggregation": "concat", "max_references": 1},
-    "multi_learned_again": {"seed": 7},
 }
 _CHUNK = 200
 

@@ -30,6 +30,10 @@ from .summary import SCORES, Claim, Rank, Row, shown
 
 Rows = Mapping[Cell, Row]
 CEILING = Cell("real pictures", "", 0, 0.0)
+HOLDS = (
+    "A share or size that was wanted (80 %, 10 points) is held to by the mean, a direction and "
+    "what must not be lost by the whole interval."
+)
 _CHARTS = {
     "accuracy": "attribute accuracy",
     "similarity": "identity similarity",
@@ -123,6 +127,7 @@ def page(found: Found, about: str) -> str:
         f"At N = {SWEPT}, by how many of the {SWEPT} show the attribute:",
         _use_table(["none", *map(str, range(1, SWEPT)), "all"], found.times_shown),
         "## What was to be shown",
+        HOLDS,
         claims_table(found.claims),
         "## Against the number of references",
         "![Attribute accuracy against N](results-accuracy-n.png)",

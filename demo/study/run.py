@@ -111,9 +111,10 @@ def real_pictures(folder: Path) -> Judgement:
 def other_features(folder: Path) -> Tensor:
     """Features of real pictures of other people [n, 192], for FID and KID."""
     path = folder / "other_people.safetensors"
-    if not path.is_file():
+    made_of = {_MADE_OF: _digest(demo_bundle.WEIGHTS / "scorer.safetensors")}
+    if _made_of(path) != made_of[_MADE_OF]:
         pixels = torch.from_numpy(other_people(folder / "pictures").pixels.copy())
-        write_safetensors(path, {"features": judge(bundled_scorer(), pixels).features}, {})
+        write_safetensors(path, {"features": judge(bundled_scorer(), pixels).features}, made_of)
     return load_file(path)["features"]
 
 

@@ -104,6 +104,14 @@ def by_showing(tensors: Tensors, people: People, references: int, showing: range
     return mean_interval(right[counted].double(), who[counted].tolist())
 
 
+def hidden(people: People, references: int) -> float:
+    """Of the attributes that the wanted views show, the share that no reference shows."""
+    seen = torch.tensor(people.pictures.visible)
+    given = seen[people.references[:, :references]].any(1).repeat_interleave(PROMPTS, 0)
+    wanted = seen[people.prompts.flatten()]
+    return ((wanted & ~given).sum() / wanted.sum()).item()
+
+
 def also_wrong(four: Tensors, told: Tensors, real: Tensors, people: People) -> tuple[float, float]:
     """How often an attribute is wrong when told in words: of those that four references get
     wrong, and of all; both of those only that are right in the real picture."""
