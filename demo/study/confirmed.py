@@ -151,14 +151,15 @@ def _bounds(bounds: Bounds) -> str:
         for name, values in bounds.accuracy.items()
     ]
     head = "| accuracy | all | of real | shown | of real | hidden | of real |"
-    lost = bounds.hidden * (real[2].mean - four[2].mean)
+    lost = 100 * bounds.hidden * (real[2].mean - four[2].mean)
+    by_vae = 100 * (real[0].mean - coded[0].mean)
     missed, anyway = (100 * share for share in bounds.also_wrong)
     told = (
         f"{SWEPT} references together hide {100 * bounds.hidden:.1f} % of what is to be drawn. "
-        f"That can only be guessed, which costs {100 * lost:.1f} points; more references show more. "
-        f"The VAE costs {100 * (real[0].mean - coded[0].mean):.1f} points. The rest is shared by the "
-        "base and the adapter: of the attributes that are read in the real picture and wrong with "
-        f"{SWEPT} references, {missed:.0f} % are wrong too when the base is told them in words; of "
+        f"That can only be guessed, which costs {lost:.1f} points; more references show more. The "
+        f"VAE costs {by_vae:.1f} points. The rest is shared by the base and the adapter: of the "
+        f"attributes that are read in the real picture and wrong with {SWEPT} references, "
+        f"{missed:.0f} % are wrong too when the base is told them in words; of "
         f"all that are read, {anyway:.0f} %."
     )
     about = (
