@@ -180,7 +180,7 @@ def test_the_readmes_commands_say_why_a_graph_is_refused_or_fails(readme, tmp_pa
     text = path.read_text(encoding="utf-8")
     for old, new, message in (
         ('"MultiIPAdapter_Demo"', '"NoSuchNode"', "NoSuchNode"),
-        ('"weight": 1.0', '"weight": 99', "bigger than max of 5.0"),
+        ('"weight": 1.5', '"weight": 99', "bigger than max of 5.0"),
         ('"reference_weights": ""', '"reference_weights": "1, 2, 3"', "Got 3 reference weights"),
     ):
         assert old in text
