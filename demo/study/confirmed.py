@@ -45,8 +45,8 @@ Tried once, and not made again by the command, on the 192 people on whom the set
 and 4 with lambda = 2 (73.3, 72.6), 28 steps of sampling instead of 16 (73.5). 256 further people,
 from number 2,000, gave 79.6 % of real pictures too.
 
-Chance is a guess among the values that the wanted view can show. Before this result it was a guess
-among all values (23.6 %), which is too low: freckles are seen in more views than no mark is."""
+Before this result chance was a guess among all values (23.6 %), which is too low: freckles are seen
+in more views than no mark is."""
 
 
 class Bounds(NamedTuple):

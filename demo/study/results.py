@@ -32,7 +32,8 @@ Rows = Mapping[Cell, Row]
 CEILING = Cell("real pictures", "", 0, 0.0)
 HOLDS = (
     "A share or size that was wanted (80 %, 10 points) is held to by the mean, a direction and "
-    "what must not be lost by the whole interval."
+    "what must not be lost by the whole interval. Chance is a guess among the values that the "
+    "wanted view can show."
 )
 _CHARTS = {
     "accuracy": "attribute accuracy",
