@@ -14,8 +14,9 @@ from ..models.adapter import MultiIPAdapter
 from ..models.references import ReferenceEmbeds
 from .apply import ApplyMultiIPAdapter
 from .drawing import Drawing, draw, encode_prompt
+from .host.images import to_picture
+from .host.memory import LOADING
 from .key_values import LoadedAdapter
-from .training_backbone import LOADING
 
 COUNTS = (1, 2, 4)
 STEPS, CFG = 20, 5.0
@@ -77,7 +78,7 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], side: int = 192)
     for y, row in enumerate(rows):
         for x, (label, picture) in enumerate(row):
             place = (8 + x * (side + 8), 8 + y * (side + 32))
-            pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
-            image.paste(Image.fromarray(pixels).resize((side, side), Image.LANCZOS), place)
+            small = to_picture(picture).resize((side, side), Image.LANCZOS)
+            image.paste(small, place)
             draw.text((place[0], place[1] + side + 4), label, fill="black", font=font)
     return image
