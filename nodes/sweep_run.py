@@ -24,10 +24,10 @@ from ..models.files import atomically
 from ..models.references import ReferenceEmbeds
 from ..training.images import decode
 from ..training.records import PictureIndex, printable
-from .apply import ApplyMultiIPAdapter
 from .drawing import Drawing, draw, encode_prompt
 from .host.images import to_image, to_picture
 from .key_values import LoadedAdapter
+from .steering.steer import Steering, steer
 from .vision import encode, encode_null
 
 _REFERENCE_SIDE = 1024  # larger ones are kept smaller
@@ -68,9 +68,8 @@ class Drawer:
         model = self.model
         if shot.weight:
             some = references.first(shot.count)
-            model = ApplyMultiIPAdapter.execute(
-                model, self.adapter, some, shot.weight, self.aggregation
-            ).args[0]
+            how = Steering(weight=shot.weight, aggregation=self.aggregation)
+            model = steer(model, self.adapter, some, how)
         positive = encode_prompt(self.clip, prompt)
         picture = draw(model, self.vae, positive, self.negative, self.how, shot.seed)
         return to_picture(picture)

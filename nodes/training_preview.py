@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..models.adapter import MultiIPAdapter
 from ..models.references import ReferenceEmbeds
-from .apply import ApplyMultiIPAdapter
 from .drawing import Drawing, draw, encode_prompt
 from .host.images import to_picture
 from .host.memory import LOADING
 from .key_values import LoadedAdapter
+from .steering.steer import Steering, steer
 
 COUNTS = (1, 2, 4)
 STEPS, CFG = 20, 5.0
@@ -47,7 +47,7 @@ class Preview:
             rows = [self._row(loaded, number) for number in range(len(self.cases))]
         return contact_sheet(rows)
 
-    def _row(self, adapter: LoadedAdapter, number: int) -> list[tuple[str, Tensor]]:
+    def _row(self, loaded: LoadedAdapter, number: int) -> list[tuple[str, Tensor]]:
         case = self.cases[number]
         if number not in self._without:
             self._without[number] = self._draw(self.model, case)
@@ -58,7 +58,7 @@ class Preview:
             if count > case.embeds.num_references:
                 break
             some = case.embeds.first(count)
-            model = ApplyMultiIPAdapter.execute(self.model, adapter, some).args[0]
+            model = steer(self.model, loaded, some, Steering())
             row.append((f"N = {count}", self._draw(model, case)))
         return row
 
