@@ -19,9 +19,9 @@ from ..models.aggregation import AGGREGATIONS
 from ..models.projection import HIDDEN
 from ..models.references import ReferenceEmbeds
 from ..nodes.key_values import LoadedAdapter
-from ..nodes.patch import core_attention
 from ..nodes.steering.steer import Steering, steer
-from ..nodes.unet import cross_attention_sites
+from ..nodes.unet.attention import core_attention
+from ..nodes.unet.sites import cross_attention_sites
 from ._models import references
 from ._timing import Quiet, Summary, interleaved, per_round, ratios, summarise
 

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from ..models.projection import HIDDEN
 from ..nodes.host.memory import copies_for_autograd
-from ..nodes.patch import core_attention
 from ..nodes.training_backbone import private_unet, text_weights
-from ..nodes.unet import cross_attention_sites
+from ..nodes.unet.attention import core_attention
+from ..nodes.unet.sites import cross_attention_sites
 from ..nodes.vision import encode_null
 from ..training.batch import LATENTS
 from ..training.config import TrainingConfig

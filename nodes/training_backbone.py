@@ -28,9 +28,9 @@ from ..training.batch import LATENTS, pinned
 from ..training.config import TrainingConfig
 from .face_features import embed_pictures
 from .host.memory import LOADING, copies_for_autograd, unload_models
-from .patch import core_attention
 from .training_checks import check_model
-from .unet import Site, cross_attention_sites
+from .unet.attention import core_attention
+from .unet.sites import Site, cross_attention_sites
 from .vision import encode, encode_null
 
 LAYERS_KEY, PROBE_KEY = "multi_ipadapter_layers", "multi_ipadapter_probe"

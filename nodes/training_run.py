@@ -45,7 +45,7 @@ from .training_backbone import (
 from .training_checks import check_model, check_settings, tell_doubts, tell_skipped
 from .training_identity import run_identity
 from .training_preview import Preview, PreviewCase
-from .unet import cross_attention_sites
+from .unet.sites import cross_attention_sites
 
 log = logging.getLogger("MultiIPAdapter")
 

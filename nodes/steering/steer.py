@@ -17,7 +17,7 @@ from ..layers import layer_shares
 from ..lora import add_lora
 from ..patch import RegionMask, add_to_model
 from ..routing import RowRouter
-from ..unet import matching_sites
+from ..unet.sites import matching_sites
 
 log = logging.getLogger("MultiIPAdapter")
 
