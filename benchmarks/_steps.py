@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from ..models.aggregation import AGGREGATIONS
 from ..models.projection import HIDDEN
 from ..models.references import ReferenceEmbeds
-from ..nodes.apply import ApplyMultiIPAdapter
 from ..nodes.key_values import LoadedAdapter
-from ..nodes.patch import core_attention
-from ..nodes.unet import cross_attention_sites
+from ..nodes.steering.steer import Steering, steer
+from ..nodes.unet.attention import core_attention
+from ..nodes.unet.sites import cross_attention_sites
 from ._models import references
 from ._timing import Quiet, Summary, interleaved, per_round, ratios, summarise
 
@@ -74,19 +74,19 @@ class NaiveImageAttention:
 
 
 def apply_naive(
-    model: ModelPatcher, adapter: LoadedAdapter, embeds: ReferenceEmbeds
+    model: ModelPatcher, loaded: LoadedAdapter, embeds: ReferenceEmbeds
 ) -> ModelPatcher:
     """The rival of `concat` on a clone of the model."""
-    load_model_gpu(adapter.patcher)
-    place = {"device": adapter.patcher.load_device, "dtype": model.model.get_dtype_inference()}
+    load_model_gpu(loaded.patcher)
+    place = {"device": loaded.patcher.load_device, "dtype": model.model.get_dtype_inference()}
     features, null = embeds.features[HIDDEN], embeds.null[HIDDEN]
-    project = adapter.adapter.image_proj
+    project = loaded.adapter.image_proj
     tokens = project(features.to(place["device"])).flatten(0, 1)  # [N T, C]
     nulls = project(null.to(place["device"])).repeat(len(features), 1, 1).flatten(0, 1)
     tokens = torch.stack([tokens, nulls]).to(**place)
     clone = model.clone()
     sites = cross_attention_sites(model.model.diffusion_model)
-    for site, layer in zip(sites, adapter.adapter.ip_adapter.values(), strict=True):
+    for site, layer in zip(sites, loaded.adapter.ip_adapter.values(), strict=True):
         weights = layer.to_k_ip.weight.to(**place), layer.to_v_ip.weight.to(**place)
         clone.set_model_attn2_replace(NaiveImageAttention(*weights, tokens), *site.block)
     return clone
@@ -189,4 +189,4 @@ def _variants(model: ModelPatcher, adapter: LoadedAdapter, count: int) -> dict[s
 
 
 def _apply(model, adapter, embeds, aggregation) -> ModelPatcher:
-    return ApplyMultiIPAdapter.execute(model, adapter, embeds, 1.0, aggregation).args[0]
+    return steer(model, adapter, embeds, Steering(aggregation=aggregation))

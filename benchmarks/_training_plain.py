@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.projection import HIDDEN
-from ..nodes.patch import core_attention
-from ..nodes.training_backbone import normal, private_unet, text_weights
-from ..nodes.unet import cross_attention_sites
+from ..nodes.host.memory import copies_for_autograd
+from ..nodes.training_backbone import private_unet, text_weights
+from ..nodes.unet.attention import core_attention
+from ..nodes.unet.sites import cross_attention_sites
 from ..nodes.vision import encode_null
 from ..training.batch import LATENTS
 from ..training.config import TrainingConfig
@@ -60,7 +61,7 @@ class PlainLoop:
         sites = cross_attention_sites(self.unet)
         with torch.inference_mode():
             null = encode_null(models.clip_vision, (HIDDEN,))
-        self.null = normal(null)[HIDDEN].to(self.device)
+        self.null = copies_for_autograd(null)[HIDDEN].to(self.device)
         widths = {HIDDEN: self.null.shape[-1]}
         adapter = initial_adapter(config, text_weights(self.unet, sites), widths)
         self.adapter = adapter.to(self.device)
@@ -156,7 +157,7 @@ class PlainLoop:
         tokens = [[token for token, _ in clip.tokenize(c)["l"][0]] for c in captions]
         with torch.inference_mode():
             context = clip.cond_stage_model.clip_l.encode(tokens)[0]
-        return normal({"context": context})["context"].to(self.device).float()
+        return copies_for_autograd({"context": context})["context"].to(self.device).float()
 
 
 def picture_numbers(rows: Sequence[Row]) -> list[int]:

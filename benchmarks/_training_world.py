@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from ..nodes.demo_models import DemoConfig, build_clip, build_clip_vision, build_unet, build_vae
-from ..nodes.training_backbone import fingerprint, picture_encoder
+from ..nodes.host.fingerprints import fingerprint
+from ..nodes.training_backbone import picture_encoder
 from ..nodes.training_run import Models
 from ..training.cache import FeatureCache, build_cache
 from ..training.config import TrainingConfig

@@ -17,6 +17,8 @@ from ..models.checkpoint import save_adapter
 from ..training.job import FILES, parse_settings, read_job
 from ..training.metrics import curves
 from ..training.run import Watcher
+from .host.folders import runs_folder
+from .host.images import to_image
 from .key_values import LoadedAdapter
 from .load import FOLDER
 from .names import free_path, plain_name
@@ -27,8 +29,7 @@ from .sockets import (
     ReferenceDatasetSocket,
 )
 from .training_events import TrainingEvents
-from .training_progress import TrainingBar, draw_chart, to_image
-from .training_routes import runs_folder
+from .training_progress import TrainingBar, draw_chart
 from .training_run import Models, train_adapter
 
 # Settings of the command line for which a graph has nodes and wires, and folders of its own.
@@ -244,7 +245,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     on_step=bar.step,
                     on_validation=bar.validation,
                     validating=bar.validating,
-                    should_stop=_interrupted,
+                    should_stop=comfy.model_management.processing_interrupted,
                     stops=(comfy.model_management.InterruptProcessingException,),
                 ),
                 on_cache=bar.cache,
@@ -303,10 +304,6 @@ class SaveMultiIPAdapter(io.ComfyNode):
         path = free_path(folder, plain_name(name), overwrite)
         save_adapter(adapter.adapter, path)
         return io.NodeOutput(path.name, ui={"text": [path.name]})
-
-
-def _interrupted() -> bool:
-    return comfy.model_management.processing_interrupted()
 
 
 def _checked(values: dict, taken: Sequence[str]) -> dict:

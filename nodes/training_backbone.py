@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,20 +22,19 @@ from ..faces.analysis import EMBEDDING, FaceAnalyser
 from ..models.aggregation import Aggregated
 from ..models.attention import add_image_attention, attend_by_products
 from ..models.projection import FACE, HIDDEN, POOLED
+from ..pictures.pixels import to_floats
 from ..training.backbone import Backbone
 from ..training.batch import LATENTS, pinned
 from ..training.config import TrainingConfig
 from .face_features import embed_pictures
-from .patch import core_attention
+from .host.memory import LOADING, copies_for_autograd, unload_models
 from .training_checks import check_model
-from .unet import Site, cross_attention_sites
+from .unet.attention import core_attention
+from .unet.sites import Site, cross_attention_sites
 from .vision import encode, encode_null
 
 LAYERS_KEY, PROBE_KEY = "multi_ipadapter_layers", "multi_ipadapter_probe"
 FEATURES = (POOLED, HIDDEN)
-# Without a cache, pictures are encoded in a thread beside the loop; ComfyUI's loading of models is
-# not made for two at once.
-LOADING = threading.RLock()
 # About 4,500 captions of SD1.x or 1,600 of SDXL on a machine with 16 GB.
 _CAPTION_BYTES = int(comfy.model_management.total_ram * 2**20 / 16)
 _SMALL = 128 * 128  # logits of a head up to which products beat the fused attention on a CPU
@@ -89,7 +86,9 @@ def training_backbone(
     """
     prediction = check_model(model)
     device = comfy.model_management.get_torch_device()
-    null_features = normal({k: v.to(device) for k, v in _null(clip_vision, faces).items()})
+    null_features = copies_for_autograd(
+        {k: v.to(device) for k, v in _null(clip_vision, faces).items()}
+    )
     unet = private_unet(model, device, _DTYPES[config.precision])
     unload_models()
     sites = cross_attention_sites(unet)
@@ -136,13 +135,6 @@ def training_backbone(
     finally:
         if before is not None:
             comfy.model_management.in_training = before
-        comfy.model_management.soft_empty_cache()
-
-
-def unload_models() -> None:
-    """Leave the device to the private UNet; ComfyUI loads a model again where it is used."""
-    with LOADING:
-        comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
 
 
@@ -234,7 +226,7 @@ def text_encoder(model: Any, clip: Any, device: torch.device, size: int) -> Call
                     device=device,
                     **{"width": size, "height": size, "target_width": size, "target_height": size},
                 )
-        return normal(text)
+        return copies_for_autograd(text)
 
     def encode_known(caption: str) -> dict[str, Tensor]:
         text = known.pop(caption, None) or encode_one(caption)
@@ -267,13 +259,13 @@ def picture_encoder(
         if FACE in names:
             found[FACE] = embed_pictures(faces, pictures)
         with LOADING, torch.inference_mode():
-            pixels = pictures.float() / 255
+            pixels = to_floats(pictures)
             if LATENTS in names:
                 found[LATENTS] = model.model.process_latent_in(vae.encode(pixels))
             if wanted := [name for name in FEATURES if name in names]:
                 images = {"pictures": pixels}
                 found |= encode(clip_vision, images, fit, wanted, show_progress=False)
-        return normal(found)
+        return copies_for_autograd(found)
 
     return encode_pictures
 
@@ -281,27 +273,6 @@ def picture_encoder(
 def feature_widths(clip_vision: Any, faces: FaceAnalyser | None = None) -> dict[str, int]:
     """Of the encoders' features, by name."""
     return {name: x.shape[-1] for name, x in _null(clip_vision, faces).items()}
-
-
-def fingerprint(*models: nn.Module) -> str:
-    """Of models: names, shapes and the first values of all their tensors."""
-    digest = hashlib.sha256()
-    for module in models:
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode() + fingerprint_tensor(tensor))
-    return digest.hexdigest()[:16]
-
-
-def fingerprint_tensor(tensor: Tensor) -> bytes:
-    """Its shape and first values, rounded: ComfyUI holds a file's weights in various precisions."""
-    values = tensor.flatten()[:16].to("cpu", torch.float32).bfloat16()
-    return f"{tuple(tensor.shape)}".encode() + values.view(torch.int16).numpy().tobytes()
-
-
-def normal(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that autograd may save."""
-    with torch.inference_mode(False):
-        return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _null(clip_vision: Any, faces: FaceAnalyser | None) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from ..training.job import DataConfig
 from ..training.processes import OneProcess
 from ..training.records import PictureIndex, Skipped
 from ..training.state import checkpoints
-from .unet import cross_attention_sites
+from .unet.sites import cross_attention_sites
 
 log = logging.getLogger("MultiIPAdapter")
 

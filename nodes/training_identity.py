@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from torch import Tensor, nn
-
 from ..training.job import DataConfig
 from ..training.records import PictureIndex
-from .training_backbone import fingerprint, fingerprint_tensor, unload_models
+from .host.fingerprints import patched_fingerprint
+from .host.memory import unload_models
 
 
 def run_identity(
@@ -31,31 +30,6 @@ def run_identity(
         "model": patched_fingerprint(model, model.get_model_object("diffusion_model")),
         "text_encoder": text if clip.layer_idx is None else f"{text}, layer {clip.layer_idx}",
     }
-
-
-def patched_fingerprint(patcher: Any, module: nn.Module) -> str:
-    """Fingerprint of a module with its LoRAs and their strengths."""
-    if not patcher.patches:
-        return fingerprint(module)
-    digest = hashlib.sha256(fingerprint(module).encode())
-    for key in sorted(patcher.patches, key=str):
-        _add(digest, str(key))
-        _add(digest, patcher.patches[key])
-    return digest.hexdigest()[:16]
-
-
-def _add(digest: Any, value: Any) -> None:
-    """Tensors by shape and first values; what is neither plain nor a container by its type."""
-    if isinstance(value, Tensor):
-        digest.update(fingerprint_tensor(value))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            _add(digest, part)
-    elif isinstance(value, str | int | float | None):
-        digest.update(f"{value!r};".encode())
-    else:
-        digest.update(type(value).__name__.encode())
-        _add(digest, getattr(value, "weights", None))  # of core's weight adapters
 
 
 def _captions(index: PictureIndex) -> str:

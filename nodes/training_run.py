@@ -22,6 +22,7 @@ from ..models.adapter import MultiIPAdapterConfig
 from ..models.files import atomically
 from ..models.projection import FACE
 from ..models.references import ReferenceEmbeds
+from ..pictures.pixels import to_floats
 from ..training.batch import LATENTS, FeatureSource, UnreadableError
 from ..training.cache import FeatureCache, build_cache
 from ..training.config import TrainingConfig
@@ -34,17 +35,17 @@ from ..training.records import PictureIndex
 from ..training.run import Result, Run, Watcher
 from ..training.state import check_other_run, disk_errors
 from .face_features import check_recogniser
+from .host.fingerprints import fingerprint
+from .host.memory import unload_models
 from .training_backbone import (
     feature_widths,
-    fingerprint,
     picture_encoder,
     training_backbone,
-    unload_models,
 )
 from .training_checks import check_model, check_settings, tell_doubts, tell_skipped
 from .training_identity import run_identity
 from .training_preview import Preview, PreviewCase
-from .unet import cross_attention_sites
+from .unet.sites import cross_attention_sites
 
 log = logging.getLogger("MultiIPAdapter")
 
@@ -256,7 +257,7 @@ def _preview(models: Models, held_out: FeatureSource, run: Run, data, config) ->
     home = comfy.model_management.intermediate_device()
 
     def load(number: int) -> Tensor:
-        return load_picture(held_out.index, number, data.size, data.fit)[0].float() / 255
+        return to_floats(load_picture(held_out.index, number, data.size, data.fit)[0])
 
     def embeds(references: Sequence[int]) -> ReferenceEmbeds:
         return ReferenceEmbeds(
