@@ -21,7 +21,7 @@ from ..models.references import ReferenceEmbeds
 from ..nodes.apply import ApplyMultiIPAdapter
 from ..nodes.key_values import LoadedAdapter
 from ..nodes.patch import core_attention
-from ..nodes.unet import cross_attention_sites
+from ..nodes.unet.sites import cross_attention_sites
 from ._models import references
 from ._timing import Quiet, Summary, interleaved, per_round, ratios, summarise
 

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.projection import HIDDEN
+from ..nodes.host.memory import copies_for_autograd
 from ..nodes.patch import core_attention
-from ..nodes.training_backbone import normal, private_unet, text_weights
-from ..nodes.unet import cross_attention_sites
+from ..nodes.unet.private import private_unet, text_weights
+from ..nodes.unet.sites import cross_attention_sites
 from ..nodes.vision import encode_null
+from ..runs.streams import step_noise
 from ..training.batch import LATENTS
 from ..training.config import TrainingConfig
 from ..training.images import load_picture
@@ -60,7 +62,7 @@ class PlainLoop:
         sites = cross_attention_sites(self.unet)
         with torch.inference_mode():
             null = encode_null(models.clip_vision, (HIDDEN,))
-        self.null = normal(null)[HIDDEN].to(self.device)
+        self.null = copies_for_autograd(null)[HIDDEN].to(self.device)
         widths = {HIDDEN: self.null.shape[-1]}
         adapter = initial_adapter(config, text_weights(self.unet, sites), widths)
         self.adapter = adapter.to(self.device)
@@ -97,7 +99,9 @@ class PlainLoop:
     def loss(self, rows: Sequence[Row], pixels: Sequence[Tensor], number: int) -> Tensor:
         """Mean loss; `pixels` are those of the targets, then of all references."""
         latents = self._encode(pixels[: len(rows)], LATENTS)
-        drawn = draw_noise(self.config, tuple(latents.shape), len(self.alphas_cumprod), number)
+        drawn = draw_noise(
+            step_noise(self.config.seed, number), tuple(latents.shape), len(self.alphas_cumprod)
+        )
         noise = Noise(*(x.to(self.device) for x in drawn))
         features, present = self._references(rows, pixels[len(rows) :])
         context = self._text(["" if r.drop_text else self._caption(r) for r in rows])
@@ -156,7 +160,7 @@ class PlainLoop:
         tokens = [[token for token, _ in clip.tokenize(c)["l"][0]] for c in captions]
         with torch.inference_mode():
             context = clip.cond_stage_model.clip_l.encode(tokens)[0]
-        return normal({"context": context})["context"].to(self.device).float()
+        return copies_for_autograd({"context": context})["context"].to(self.device).float()
 
 
 def picture_numbers(rows: Sequence[Row]) -> list[int]:

@@ -18,7 +18,7 @@ from .lora import add_lora
 from .patch import RegionMask, add_to_model
 from .routing import RowRouter
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceEmbedsSocket
-from .unet import matching_sites
+from .unet.sites import matching_sites
 
 log = logging.getLogger("MultiIPAdapter")
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..models.attention import add_image_attention
 from .key_values import LayerKeyValues
 from .routing import WRAPPER_PREFIX, RowRouter, Rows, tell_roles
-from .unet import Site
+from .unet.sites import Site
 
 CLONE_KEY = "multi_ipadapter"
 

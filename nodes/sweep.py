@@ -14,11 +14,11 @@ from ..training.records import PictureIndex
 from .drawing import Drawing
 from .encode import MAX_SLOTS
 from .evaluation_files import evaluation_directory
+from .host.fingerprints import fingerprint, patched_fingerprint
+from .host.memory import unload_models
 from .key_values import LoadedAdapter
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
 from .sweep_run import Drawer, Sweep
-from .training_backbone import fingerprint, unload_models
-from .training_identity import patched_fingerprint
 from .training_progress import to_image
 from .vision import FITS, check_encoder
 

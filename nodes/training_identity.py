@@ -5,57 +5,34 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from torch import Tensor, nn
-
-from ..training.job import DataConfig
+from ..training.features import Encoders
+from ..training.job import Job
 from ..training.records import PictureIndex
-from .training_backbone import fingerprint, fingerprint_tensor, unload_models
+from .host.fingerprints import patched_fingerprint
+from .host.memory import unload_models
 
 
-def run_identity(
-    model: Any, clip: Any, index: PictureIndex, data: DataConfig, held_out: float, prediction: str
+def run_fingerprint(
+    model: Any, clip: Any, encoders: Encoders, index: PictureIndex, job: Job, prediction: str
 ) -> dict[str, Any]:
-    """Plain values that must be the same when a run is resumed, besides its settings and encoders.
+    """Plain values that must be the same when a run is resumed, besides its settings.
 
     Models are unloaded first: while one is loaded, its LoRAs are merged into its weights.
     """
     unload_models()
     text = patched_fingerprint(clip.patcher, clip.cond_stage_model)
+    faces = {"face recogniser": encoders.recogniser} if encoders.recogniser else {}
     return {
+        "encoders": encoders.fingerprint,
         "data": index.digest(),
         "captions": _captions(index),
-        "size": data.size,
-        "fit": data.fit,
-        "held_out (0 without validation)": held_out,
+        "size": job.data.size,
+        "fit": job.data.fit,
+        "held_out (0 without validation)": job.held_out,
         "prediction": prediction,
         "model": patched_fingerprint(model, model.get_model_object("diffusion_model")),
         "text_encoder": text if clip.layer_idx is None else f"{text}, layer {clip.layer_idx}",
-    }
-
-
-def patched_fingerprint(patcher: Any, module: nn.Module) -> str:
-    """Fingerprint of a module with its LoRAs and their strengths."""
-    if not patcher.patches:
-        return fingerprint(module)
-    digest = hashlib.sha256(fingerprint(module).encode())
-    for key in sorted(patcher.patches, key=str):
-        _add(digest, str(key))
-        _add(digest, patcher.patches[key])
-    return digest.hexdigest()[:16]
-
-
-def _add(digest: Any, value: Any) -> None:
-    """Tensors by shape and first values; what is neither plain nor a container by its type."""
-    if isinstance(value, Tensor):
-        digest.update(fingerprint_tensor(value))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            _add(digest, part)
-    elif isinstance(value, str | int | float | None):
-        digest.update(f"{value!r};".encode())
-    else:
-        digest.update(type(value).__name__.encode())
-        _add(digest, getattr(value, "weights", None))  # of core's weight adapters
+    } | faces
 
 
 def _captions(index: PictureIndex) -> str:

@@ -14,8 +14,8 @@ from ..models.adapter import MultiIPAdapter
 from ..models.references import ReferenceEmbeds
 from .apply import ApplyMultiIPAdapter
 from .drawing import Drawing, draw, encode_prompt
+from .host.memory import LOADING
 from .key_values import LoadedAdapter
-from .training_backbone import LOADING
 
 COUNTS = (1, 2, 4)
 STEPS, CFG = 20, 5.0

@@ -14,7 +14,7 @@ from multi_ipadapter.nodes.apply import ApplyMultiIPAdapter
 from multi_ipadapter.nodes.demo_models import randomise
 from multi_ipadapter.nodes.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.key_values import LoadedAdapter
-from multi_ipadapter.nodes.unet import cross_attention_sites
+from multi_ipadapter.nodes.unet.sites import cross_attention_sites
 
 SDXL_LAYOUT = {
     "model_channels": 32,

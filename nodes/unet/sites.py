@@ -9,7 +9,7 @@ import comfy.model_patcher
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from ..models.adapter import MultiIPAdapterConfig, family_name
+from ...models.adapter import MultiIPAdapterConfig, family_name
 
 
 class Site(NamedTuple):
