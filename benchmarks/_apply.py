@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..nodes.apply import ApplyMultiIPAdapter
 from ..nodes.key_values import LoadedAdapter
+from ..nodes.steering.steer import Steering, steer
 from ._models import plus_adapter, references, sdxl_unet
 from ._timing import Quiet, Summary, interleaved, seconds, summarise
 
@@ -44,16 +44,16 @@ def measure(
 
 
 def _weight_changes(
-    model: ModelPatcher, adapter: LoadedAdapter, count: int, aggregation: str
+    model: ModelPatcher, loaded: LoadedAdapter, count: int, aggregation: str
 ) -> Callable[[], float]:
-    """Each call executes Apply with another weight and returns the seconds that it took."""
+    """Each call steers with another weight and returns the seconds that it took."""
     embeds = references(count)
     weights = itertools.cycle((0.5, 0.6, 0.7, 0.8, 0.9, 1.0))
 
     def execute() -> float:
         weight = next(weights)
         return seconds(
-            lambda: ApplyMultiIPAdapter.execute(model, adapter, embeds, weight, aggregation)
+            lambda: steer(model, loaded, embeds, Steering(weight=weight, aggregation=aggregation))
         )
 
     return execute

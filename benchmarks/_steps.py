@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from ..models.aggregation import AGGREGATIONS
 from ..models.projection import HIDDEN
 from ..models.references import ReferenceEmbeds
-from ..nodes.apply import ApplyMultiIPAdapter
 from ..nodes.key_values import LoadedAdapter
-from ..nodes.patch import core_attention
+from ..nodes.steering.steer import Steering, steer
+from ..nodes.unet.attention import core_attention
 from ..nodes.unet.sites import cross_attention_sites
 from ._models import references
 from ._timing import Quiet, Summary, interleaved, per_round, ratios, summarise
@@ -189,4 +189,4 @@ def _variants(model: ModelPatcher, adapter: LoadedAdapter, count: int) -> dict[s
 
 
 def _apply(model, adapter, embeds, aggregation) -> ModelPatcher:
-    return ApplyMultiIPAdapter.execute(model, adapter, embeds, 1.0, aggregation).args[0]
+    return steer(model, adapter, embeds, Steering(aggregation=aggregation))

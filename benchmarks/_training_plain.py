@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..models.projection import HIDDEN
 from ..nodes.host.memory import copies_for_autograd
-from ..nodes.patch import core_attention
+from ..nodes.unet.attention import core_attention
 from ..nodes.unet.private import private_unet, text_weights
 from ..nodes.unet.sites import cross_attention_sites
 from ..nodes.vision import encode_null

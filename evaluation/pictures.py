@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..pictures.pixels import to_bytes
 from ..training.files import SafeFolder
 from ..training.images import SUFFIXES, BadPictureError, decode
 from ..training.records import Skipped, printable
@@ -169,14 +170,13 @@ class TensorSource:
 
     def load(self, number: int) -> Picture:
         batch, row = self._places[number]
-        values = self._batches[batch][row, ..., :3].detach().float().cpu().numpy()
-        if not np.isfinite(values).all():
+        image = self._batches[batch][row, ..., :3]
+        if not torch.isfinite(image).all():
             raise BadPictureError(
                 f"{self.name(number)}: pixels that are not finite numbers (a black picture). Run "
                 "the VAE in float32 (ComfyUI: --fp32-vae)."
             )
-        pixels = np.clip(255.0 * values, 0, 255).astype(np.uint8)  # truncates, as Save Image
-        return Picture(torch.from_numpy(pixels).permute(2, 0, 1), TENSOR)
+        return Picture(torch.from_numpy(to_bytes(image)).permute(2, 0, 1), TENSOR)
 
     def fingerprint(self, number: int) -> str:
         pixels = self.load(number).pixels

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import math
-
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..models.aggregation import AGGREGATIONS
-from ..models.projection import FACE
 from ..models.references import ReferenceEmbeds
-from .face_features import warn_of_recogniser
 from .key_values import LoadedAdapter
-from .layers import PRESETS, layer_shares
-from .lora import add_lora
-from .patch import RegionMask, add_to_model
-from .routing import RowRouter
+from .layers import PRESETS
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceEmbedsSocket
-from .unet.sites import matching_sites
-
-log = logging.getLogger("MultiIPAdapter")
+from .steering.steer import Steering, steer
 
 
 class ApplyMultiIPAdapter(io.ComfyNode):
@@ -151,64 +141,15 @@ class ApplyMultiIPAdapter(io.ComfyNode):
         lora_weight: float = 1.0,
         faceid_v2_weight: float = 1.0,
     ) -> io.NodeOutput:
-        _check_window(start_percent, end_percent)
-        _check_weight("weight", weight)
-        _check_weight("lora_weight", lora_weight)
-        _check_weight("faceid_v2_weight", faceid_v2_weight)
-        sites = matching_sites(model, adapter.config)
-        check_features(adapter, references)
-        shares = layer_shares(layers, layer_weights, sites)
-        if layer_weights.strip() and layers != "custom":
-            log.warning("layer_weights acts with layers = custom only; got layers = %s.", layers)
-        method = adapter.config.aggregation if aggregation == "auto" else aggregation
-        if method == "learned" and not adapter.config.aggregator_heads:
-            log.warning("%s has no trained aggregator: 'learned' acts as 'mean'.", adapter.name)
-        dtype = model.model.get_dtype_inference()
-        key_values = adapter.key_values(references, method, dtype, faceid_v2_weight)
-        router = RowRouter(weight, start_percent, end_percent)
-        region = None if mask is None else RegionMask(_masks(mask))
-        scales = [weight * share if weight else share for share in shares]
-        patched = add_to_model(model, sites, key_values, scales, router, region)
-        if weight and any(shares):
-            add_lora(patched, adapter.adapter.lora, lora_weight, adapter.lora_identity)
-        return io.NodeOutput(patched)
-
-
-def check_features(adapter: LoadedAdapter, references: ReferenceEmbeds) -> None:
-    """The references must have been encoded by the encoder that this adapter needs."""
-    projection = adapter.config.projection
-    if FACE in projection.inputs and references.recogniser:
-        warn_of_recogniser(adapter, references.recogniser)
-    for name, expected in projection.widths.items():
-        found = references.features.get(name)
-        if found is None or found.shape[-1] != expected:
-            got = "none" if found is None else f"width {found.shape[-1]}"
-            raise ValueError(
-                f"The adapter {adapter.name} reads {name} of width {expected}; these references "
-                f"hold {got}. Encode the images again with this adapter and its encoder "
-                f"({adapter.config.image_encoder or 'a face recogniser'})."
-            )
-
-
-def _check_window(start: float, end: float) -> None:
-    if not 0.0 <= start <= end <= 1.0:
-        raise ValueError(
-            f"Got start_percent {start} and end_percent {end}; expected 0 <= start_percent <= "
-            "end_percent <= 1."
+        how = Steering(
+            weight=weight,
+            aggregation=aggregation,
+            start_percent=start_percent,
+            end_percent=end_percent,
+            mask=mask,
+            layers=layers,
+            layer_weights=layer_weights,
+            lora_weight=lora_weight,
+            faceid_v2_weight=faceid_v2_weight,
         )
-
-
-def _check_weight(name: str, weight: float) -> None:
-    if not math.isfinite(weight):
-        raise ValueError(f"Got {name} {weight}; expected a number, usually between 0 and 1.5.")
-
-
-def _masks(mask: Tensor) -> Tensor:
-    """[M, H, W] in 0..1."""
-    mask = mask.unsqueeze(0) if mask.ndim == 2 else mask
-    if mask.ndim != 3 or min(mask.shape) == 0 or not mask.isfinite().all():
-        raise ValueError(
-            f"Got a mask of shape {tuple(mask.shape)}; expected [batch, height, width] with "
-            "finite values and no side of length 0."
-        )
-    return mask.float()
+        return io.NodeOutput(steer(model, adapter, references, how))

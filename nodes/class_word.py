@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..evaluation.loading import CLIPS
-from .metric_networks import metric_networks, pixels_of
-from .progress_text import show_text
+from .host.images import pixels_of
+from .host.progress import show_text
+from .metric_networks import metric_networks
 from .sockets import CATEGORY
 
 WORDS = "girl, man, boy, woman, baby, person"

@@ -2,66 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import comfy.model_management
 import comfy.utils
-import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..training.dataset import KINDS, open_dataset
 from ..training.records import require_pairs
 from ..training.report import inspect_dataset, picture_bytes
-from .progress_text import show_text
+from .host.folders import changed_at, find_dataset
+from .host.progress import show_text
 from .sockets import CATEGORY, ReferenceDatasetSocket
-
-DATASETS = "datasets"
-
-
-def dataset_roots() -> list[Path]:
-    """Folders below which datasets may lie: the input folder, and those under `datasets`."""
-    registered = folder_paths.folder_names_and_paths.get(DATASETS, ([], set()))[0]
-    return [Path(p) for p in (folder_paths.get_input_directory(), *registered)]
-
-
-def find_dataset(name: str) -> Path:
-    """Path of a dataset named relative to one of the roots.
-
-    Raises:
-        ValueError: it would lie outside of them, or does not exist.
-    """
-    roots = dataset_roots()
-    allowed = [root.resolve() for root in roots]
-    why = "is not there"
-    for root in allowed:
-        path = (root / name).resolve()
-        if path.exists() and any(path != x and path.is_relative_to(x) for x in allowed):
-            return path
-        inside = Path(os.path.abspath(root / name))  # as it is written, links not followed
-        if Path(name).is_absolute():
-            why = "is a full path"
-        elif path in allowed:
-            why = "names the whole folder"
-        elif not inside.is_relative_to(root):
-            why = "leads out of the folder"
-        elif inside.exists():
-            why = "leads elsewhere through a link"
-    places = " or ".join(root.name for root in roots)
-    raise ValueError(
-        f"Got the dataset {name!r}, which {why}; expected the name of a folder or file below "
-        f"{places}. Put the pictures there, one folder for each identity, or register their folder "
-        "under 'datasets' in extra_model_paths.yaml."
-    )
-
-
-def changed_at(path: Path) -> str:
-    """When the file, or anything directly in the folder or one level deeper, was changed."""
-    times = [path.stat().st_mtime_ns]
-    if path.is_dir():
-        with os.scandir(path) as entries:
-            times += [entry.stat().st_mtime_ns for entry in entries]
-    return f"{len(times)} {max(times)}"
 
 
 class ReferenceDataset(io.ComfyNode):

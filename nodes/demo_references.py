@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
-from torch import Tensor
 
 from ..demo import world
-from ..demo.people import WANTED, Portrait, portrait
+from ..demo.people import WANTED, portrait
+from .host.images import to_image
 from .sockets import CATEGORY
 
 
@@ -63,10 +62,5 @@ class DemoReferences(io.ComfyNode):
     @classmethod
     def execute(cls, identity: int, count: int, wanted_view: int = 0) -> io.NodeOutput:
         truth = portrait(identity, WANTED + wanted_view)
-        references = [_image(portrait(identity, k)) for k in range(count)]
-        return io.NodeOutput(torch.cat(references), _image(truth), truth.caption)
-
-
-def _image(drawn: Portrait) -> Tensor:
-    """IMAGE [1, 128, 128, 3]."""
-    return torch.from_numpy(np.array(drawn.picture, dtype=np.float32) / 255)[None]
+        references = [to_image(portrait(identity, k).picture) for k in range(count)]
+        return io.NodeOutput(torch.cat(references), to_image(truth.picture), truth.caption)

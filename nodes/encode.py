@@ -8,8 +8,8 @@ from ..faces.analysis import FaceAnalyser
 from ..models.projection import FACE, HIDDEN, POOLED
 from ..models.references import ReferenceEmbeds, parse_weights
 from .face_features import FACE_EMBEDDINGS, check_analyser, encode_faces
+from .host.progress import show_text
 from .key_values import LoadedAdapter
-from .progress_text import show_text
 from .reference_thumbnails import thumbnails
 from .sockets import (
     CATEGORY,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
@@ -25,6 +23,8 @@ from .evaluation_files import (
     evaluation_directory,
     find_pictures,
 )
+from .host.images import to_image
+from .host.progress import Progress, cancelled
 from .metric_networks import (
     CLIP_CHOICES,
     DINO_CHOICES,
@@ -34,7 +34,6 @@ from .metric_networks import (
 )
 from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket
-from .training_progress import to_image
 
 
 class EvaluatePictures(io.ComfyNode):
@@ -244,7 +243,7 @@ class EvaluatePictures(io.ComfyNode):
                 request,
                 networks,
                 store=store,
-                on_step=EvaluationProgress(),
+                on_step=Progress(),
                 cancelled=cancelled,
             )
         remove_features(store)
@@ -284,18 +283,3 @@ def _real(folder: str, images) -> Source | None:
     if images is not None:
         return TensorSource(images, "real image")
     return FolderSource(find_pictures(folder, "real")) if folder else None
-
-
-class EvaluationProgress:
-    """Pictures done, in ComfyUI's progress bar."""
-
-    def __init__(self):
-        self._bar = comfy.utils.ProgressBar(1)
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        self._bar.update_absolute(done, total)
-
-
-def cancelled() -> bool:
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    return False

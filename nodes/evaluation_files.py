@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from .dataset import dataset_roots
+from .host.folders import dataset_roots
 from .names import plain_name
 
 METRICS = "metrics"  # models/metrics: weights of feature networks, and statistics

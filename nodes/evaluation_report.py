@@ -15,9 +15,9 @@ from ..evaluation.plan import LOWER_IS_BETTER
 from ..evaluation.report import EvaluationReport, compare, write_csv, write_json
 from ..models.files import atomically
 from .evaluation_files import figures_directory, find_pictures
+from .host.images import to_image
 from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket, refuse_unknown
-from .training_progress import to_image
 
 MAX_REPORTS = 16
 _CONDITIONS = ("weight", "references")

@@ -18,6 +18,7 @@ from ..faces.find import is_usable, main_face
 from ..faces.quality import measure
 from ..models.projection import FACE, HIDDEN, ProjectionConfig
 from ..models.references import ReferenceEmbeds, average_face
+from ..pictures.pixels import to_bytes, to_floats
 from ..training.features import UnusablePicturesError
 from .key_values import LoadedAdapter
 from .vision import encode, encode_null
@@ -182,7 +183,7 @@ def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int =
             quality.append(measure(picture, face).total)
             kept.append(place)
             if size:
-                crops.append(torch.from_numpy(aligned_face(picture, face, size)))
+                crops.append(aligned_face(picture, face, size))
         else:
             without.append(f"{name}, picture {i + 1} of {len(images[name])}")
         progress.update(1)
@@ -197,7 +198,7 @@ def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int =
             "show one, or pass them, uncut, through Prepare Faces with crop = loose, which says "
             "what it finds in each."
         )
-    pixels = torch.stack(crops).float() / 255 if size else None
+    pixels = to_floats(np.stack(crops)) if size else None
     return FaceFeatures(torch.stack(embeds), pixels, torch.tensor(quality), kept, without)
 
 
@@ -237,8 +238,3 @@ def aligned_face(picture: np.ndarray, face: Face, size: int) -> np.ndarray:
     framed = np.pad(picture, ((1, 1), (1, 1), (0, 0)))
     moved = Face(face.box + 1, face.landmarks + 1, face.score)
     return warp(framed, aligned_transform(moved, size), size, smooth=False)
-
-
-def to_bytes(image: Tensor) -> np.ndarray:
-    """[H, W, 3] in 0..1 -> uint8."""
-    return (image.float().clamp(0, 1) * 255).round().byte().cpu().numpy()

@@ -60,8 +60,8 @@ class LoadedAdapter:
         self._cache: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     @cached_property
-    def lora_identity(self) -> uuid.UUID:
-        """Of the LoRA's weights, which never change: one for all that have read the same file."""
+    def lora_id(self) -> uuid.UUID:
+        """Id of the LoRA's weights, which never change: the same for all who read the file."""
         return uuid.uuid5(uuid.NAMESPACE_OID, fingerprint(self.adapter.lora))
 
     @property

@@ -13,12 +13,12 @@ from torch import nn
 from ..models.lora import Lora
 
 _PREFIX = "diffusion_model."
-_ADDED = "multi_ipadapter_lora"  # attachment: strength by identity of what was added
+_ADDED = "multi_ipadapter_lora"  # attachment: strength by id of what was added
 _PARTS = ("input_blocks", "output_blocks", "middle_block")  # the files' order
 
 
 def add_lora(
-    model: comfy.model_patcher.ModelPatcher, lora: Lora, strength: float, identity: uuid.UUID
+    model: comfy.model_patcher.ModelPatcher, lora: Lora, strength: float, lora_id: uuid.UUID
 ) -> None:
     """Patch `model`, which must be a clone of the caller's own: W + strength up @ down.
 
@@ -26,14 +26,14 @@ def add_lora(
     counts.
 
     Args:
-        identity: of `lora`, so that the same patches on the same model are known as such, and a
+        lora_id: of `lora`, so that the same patches on the same model are known as such, and a
             new lambda does not make ComfyUI patch all weights again.
 
     Raises:
         ValueError: a matrix of the LoRA does not fit its place.
     """
     added = model.attachments.get(_ADDED, {})
-    there = added.get(identity, 0.0)
+    there = added.get(lora_id, 0.0)
     if not lora or abs(strength) <= abs(there):
         return
     places = weight_names(model.model.diffusion_model)
@@ -52,8 +52,8 @@ def add_lora(
     wanted = {f"{number}.{name}": places[number, name] for number, name in lora}
     before = model.patches_uuid
     model.add_patches(comfy.lora.load_lora(tensors, wanted), strength - there)
-    model.patches_uuid = uuid.uuid5(before, f"{identity} {strength!r}")
-    model.attachments[_ADDED] = added | {identity: strength}  # clones share the other one
+    model.patches_uuid = uuid.uuid5(before, f"{lora_id} {strength!r}")
+    model.attachments[_ADDED] = added | {lora_id: strength}  # clones share the other one
 
 
 def weight_names(unet: UNetModel) -> dict[tuple[int, str], str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,18 +18,18 @@ from torch import Tensor
 from ..evaluation.encoders import vision_fingerprint
 from ..evaluation.loading import CLIPS, DINOS, FACE_ROLES, LPIPS, load_networks, roles_of
 from ..evaluation.networks.precision import in_full_precision
-from ..evaluation.pictures import TensorSource
 from ..evaluation.plan import METRICS
 from ..faces.insight import MissingPackageError, MissingPackError
+from ..pictures.pixels import to_floats
 from .evaluation_files import metric_folders
 from .face_analysis import load_first_pack
+from .host.fingerprints import tensors_hash
 
 CONNECTED = "connected clip_vision"
 CLIP_CHOICES = [*CLIPS, CONNECTED]
 DINO_CHOICES, LPIPS_CHOICES = list(DINOS), list(LPIPS)
 _ROOM = 3 << 30  # bytes on the device; the largest network and a batch of pictures
 _BATCH = 16
-_hashes: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
 
 
 class CoreClipVision:
@@ -63,7 +61,7 @@ class CoreClipVision:
     @in_full_precision
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """uint8 [B, 3, H, W] -> "image" float32 [B, D], not normalised."""
-        images = pixels.permute(0, 2, 3, 1).float() / 255
+        images = to_floats(pixels.permute(0, 2, 3, 1))
         parts = [self._clip_vision.encode_image(x)["image_embeds"] for x in images.split(_BATCH)]
         return {"image": torch.cat(parts).float()}
 
@@ -90,23 +88,6 @@ def network_inputs() -> list[io.Input]:
             for name, options, text in combos
         ),
     ]
-
-
-def pixels_of(images: Tensor, label: str = "image") -> Tensor:
-    """IMAGE -> uint8 [B, 3, H, W], as Save Image would write it."""
-    source = TensorSource(images, label)
-    return torch.stack([source.load(i).pixels for i in range(len(source))])
-
-
-def tensors_hash(module: torch.nn.Module) -> str:
-    """sha256 over the names, types and values of all tensors; remembered."""
-    if module not in _hashes:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        _hashes[module] = digest.hexdigest()
-    return _hashes[module]
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 
 import comfy.model_patcher
 import torch
-from comfy.ldm.modules import attention as comfy_attention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,22 +15,10 @@ from torch.nn import functional as F
 from ..models.attention import add_image_attention
 from .key_values import LayerKeyValues
 from .routing import WRAPPER_PREFIX, RowRouter, Rows, tell_roles
+from .unet.attention import core_attention
 from .unet.sites import Site
 
 CLONE_KEY = "multi_ipadapter"
-
-
-def core_attention(q, k, v, extra_options: dict, mask: Tensor | None = None) -> Tensor:
-    """ComfyUI's attention, with the precision and the overrides that the model asks for."""
-    return comfy_attention.optimized_attention(
-        q,
-        k,
-        v,
-        extra_options["n_heads"],
-        mask=mask,
-        attn_precision=extra_options.get("attn_precision"),
-        transformer_options=extra_options,
-    )
 
 
 class RegionMask:

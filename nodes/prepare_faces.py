@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import comfy.utils
 import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
@@ -14,14 +13,14 @@ from ..faces.align import CROPS, MARGIN
 from ..faces.analysis import FaceAnalyser
 from ..faces.prepare import Load, prepare
 from ..faces.results import ORDERS, WHO, Prepared, Settings
+from ..pictures.pixels import to_floats
 from ..training.images import BadPictureError
 from ..training.records import printable
-from .evaluate import cancelled
 from .evaluation_files import changed_below, find_pictures
 from .face_sheet import face_sheet
-from .progress_text import show_text
+from .host.images import to_image
+from .host.progress import Progress, cancelled, show_text
 from .sockets import CATEGORY, JOIN_PICTURES, FaceAnalysisSocket, refuse_unknown
-from .training_progress import to_image
 
 MAX_SLOTS = 64
 
@@ -192,12 +191,11 @@ class PrepareFaces(io.ComfyNode):
         refuse_unknown(unknown, "images.image_0", MAX_SLOTS, JOIN_PICTURES)
         settings = Settings(size, crop, margin, who, index, at_least, keep, order, drop_duplicates)
         pictures = _pictures(images, folder)
-        bar = comfy.utils.ProgressBar(len(pictures))
         prepared = prepare(
             pictures,
             face_analysis,
             settings,
-            on_progress=lambda done, total, what: bar.update_absolute(done, total),
+            on_progress=Progress(),
             cancelled=cancelled,
         )
         sheet = to_image(face_sheet(prepared))
@@ -247,6 +245,6 @@ def _refuse(reason: str) -> np.ndarray:
 
 
 def _outputs(prepared: Prepared, sheet: torch.Tensor, preview: ui.PreviewImage) -> io.NodeOutput:
-    faces = torch.from_numpy(prepared.faces).float().div_(255)
+    faces = to_floats(prepared.faces)
     masks = torch.from_numpy(prepared.masks)
     return io.NodeOutput(faces, masks, prepared.indices, sheet, str(prepared), ui=preview)

@@ -14,7 +14,8 @@ from ..evaluation.manifest import generated_from_batches
 from ..evaluation.pictures import TensorSource, picture_of
 from ..evaluation.plan import LOWER_IS_BETTER, PER_IMAGE
 from ..evaluation.run import Request, evaluate
-from .evaluate import EvaluationProgress, cancelled
+from .host.images import to_image
+from .host.progress import Progress, cancelled, show_text
 from .metric_networks import (
     CLIP_CHOICES,
     DINO_CHOICES,
@@ -22,9 +23,7 @@ from .metric_networks import (
     metric_networks,
     network_inputs,
 )
-from .progress_text import show_text
 from .sockets import CATEGORY
-from .training_progress import to_image
 
 MIX, WEIGHTS = "mix", "identity: 1, aesthetic: 0.5, text_alignment: 0.5"
 Scores = list[float | None]  # one for each picture; None: it has none
@@ -137,7 +136,7 @@ class RankPictures(io.ComfyNode):
                 report = evaluate(
                     Request(metrics, generated, device=device),
                     networks,
-                    on_step=EvaluationProgress(),
+                    on_step=Progress(),
                     cancelled=cancelled,
                 )
                 rows = {row["image"]: row["values"] for row in report.per_image}

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import numpy as np
-from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
 from ..models.files import atomically
+from .host.images import to_picture
 
 FOLDER = "multi_ipadapter"  # in ComfyUI's folder for temporary files
 SIDE = 128
@@ -43,8 +42,7 @@ def thumbnails(images: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 def _write(picture: Tensor, folder: Path) -> str:
     """[H, W, 3] -> name of the file, which equal pictures share."""
-    pixels = picture.clamp(0, 1).mul(255).byte().cpu().numpy()
-    small = Image.fromarray(np.ascontiguousarray(pixels))
+    small = to_picture(picture)
     small.thumbnail((SIDE, SIDE))
     content = BytesIO()
     small.save(content, "WEBP", quality=80)

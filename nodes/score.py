@@ -8,15 +8,15 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.nn import functional as F
 
+from .host.images import pixels_of
+from .host.progress import show_text
 from .metric_networks import (
     CLIP_CHOICES,
     DINO_CHOICES,
     LPIPS_CHOICES,
     metric_networks,
     network_inputs,
-    pixels_of,
 )
-from .progress_text import show_text
 from .sockets import CATEGORY
 
 # The metric of an evaluation whose network compares two pictures.

@@ -15,11 +15,11 @@ from .drawing import Drawing
 from .encode import MAX_SLOTS
 from .evaluation_files import evaluation_directory
 from .host.fingerprints import fingerprint, patched_fingerprint
+from .host.images import to_image
 from .host.memory import unload_models
 from .key_values import LoadedAdapter
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
 from .sweep_run import Drawer, Sweep
-from .training_progress import to_image
 from .vision import FITS, check_encoder
 
 

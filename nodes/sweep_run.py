@@ -14,7 +14,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,9 +24,10 @@ from ..models.files import atomically
 from ..models.references import ReferenceEmbeds
 from ..training.images import decode
 from ..training.records import PictureIndex, printable
-from .apply import ApplyMultiIPAdapter
 from .drawing import Drawing, draw, encode_prompt
+from .host.images import to_image, to_picture
 from .key_values import LoadedAdapter
+from .steering.steer import Steering, steer
 from .vision import encode, encode_null
 
 _REFERENCE_SIDE = 1024  # larger ones are kept smaller
@@ -68,13 +68,11 @@ class Drawer:
         model = self.model
         if shot.weight:
             some = references.first(shot.count)
-            model = ApplyMultiIPAdapter.execute(
-                model, self.adapter, some, shot.weight, self.aggregation
-            ).args[0]
+            how = Steering(weight=shot.weight, aggregation=self.aggregation)
+            model = steer(model, self.adapter, some, how)
         positive = encode_prompt(self.clip, prompt)
         picture = draw(model, self.vae, positive, self.negative, self.how, shot.seed)
-        pixels = (picture.float() * 255).clamp(0, 255).byte()  # truncated, as Save Image does
-        return Image.fromarray(pixels.cpu().numpy())
+        return to_picture(picture)
 
 
 class Sweep:
@@ -210,7 +208,7 @@ def _open(path: Path) -> Image.Image:
 
 def _load(path: Path) -> Tensor:
     """[H, W, 3] in 0..1."""
-    return torch.from_numpy(np.array(_open(path))).float() / 255
+    return to_image(_open(path))[0]
 
 
 def _save(path: Path, image: Image.Image) -> None:

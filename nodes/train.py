@@ -18,6 +18,8 @@ from ..training.job import FILES, Job, parse_settings, read_job
 from ..training.metrics import curves
 from ..training.records import PictureIndex
 from ..training.source import Folders
+from .host.folders import runs_folder
+from .host.images import to_image
 from .key_values import LoadedAdapter
 from .load import FOLDER
 from .names import free_path, plain_name
@@ -28,8 +30,7 @@ from .sockets import (
     ReferenceDatasetSocket,
 )
 from .training_events import TrainingEvents
-from .training_progress import TrainingBar, draw_chart, to_image
-from .training_routes import runs_folder
+from .training_progress import TrainingBar, draw_chart
 from .training_run import Models, Outcome, train_adapter
 
 # Settings of the command line for which a graph has nodes and wires, and folders of its own.

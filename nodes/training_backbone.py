@@ -20,7 +20,7 @@ from ..training.backbone import Backbone, Text
 from ..training.config import TrainingConfig
 from .binding.encoders import null_features, text_encoder
 from .host.memory import copies_for_autograd, unload_models
-from .patch import core_attention
+from .unet.attention import core_attention
 from .unet.kind import check_model
 from .unet.private import checkpoint_transformers, private_unet, text_weights
 from .unet.sites import Site, cross_attention_sites

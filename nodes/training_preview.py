@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..models.adapter import MultiIPAdapter
 from ..models.references import ReferenceEmbeds
-from .apply import ApplyMultiIPAdapter
 from .drawing import Drawing, draw, encode_prompt
+from .host.images import to_picture
 from .host.memory import LOADING
 from .key_values import LoadedAdapter
+from .steering.steer import Steering, steer
 
 COUNTS = (1, 2, 4)
 STEPS, CFG = 20, 5.0
@@ -46,7 +47,7 @@ class Preview:
             rows = [self._row(loaded, number) for number in range(len(self.cases))]
         return contact_sheet(rows)
 
-    def _row(self, adapter: LoadedAdapter, number: int) -> list[tuple[str, Tensor]]:
+    def _row(self, loaded: LoadedAdapter, number: int) -> list[tuple[str, Tensor]]:
         case = self.cases[number]
         if number not in self._without:
             self._without[number] = self._draw(self.model, case)
@@ -57,7 +58,7 @@ class Preview:
             if count > case.embeds.num_references:
                 break
             some = case.embeds.first(count)
-            model = ApplyMultiIPAdapter.execute(self.model, adapter, some).args[0]
+            model = steer(self.model, loaded, some, Steering())
             row.append((f"N = {count}", self._draw(model, case)))
         return row
 
@@ -77,7 +78,7 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], side: int = 192)
     for y, row in enumerate(rows):
         for x, (label, picture) in enumerate(row):
             place = (8 + x * (side + 8), 8 + y * (side + 32))
-            pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
-            image.paste(Image.fromarray(pixels).resize((side, side), Image.LANCZOS), place)
+            small = to_picture(picture).resize((side, side), Image.LANCZOS)
+            image.paste(small, place)
             draw.text((place[0], place[1] + side + 4), label, fill="black", font=font)
     return image

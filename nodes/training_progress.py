@@ -10,8 +10,6 @@ from datetime import timedelta
 
 import comfy.model_management
 import comfy.utils
-import numpy as np
-import torch
 from PIL import Image
 
 from ..training.chart import line_chart, smoothed
@@ -104,8 +102,3 @@ class TrainingBar:
         """The chart reads the sheet's file; a picture with the progress would be shown twice."""
         self.bar.update_absolute(self.done, self.steps)
         self.events.tell({"preview": self.validated})
-
-
-def to_image(picture: Image.Image) -> torch.Tensor:
-    """[1, H, W, 3] in 0..1."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB")).copy())[None].float() / 255

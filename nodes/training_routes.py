@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import folder_paths
 from aiohttp import web
 from server import PromptServer
 
 from ..training.history import metrics_csv, run_history
+from .host.folders import runs_folder
 from .names import plain_name
 from .training_events import newest_status
 
 HISTORY = "/multi_ipadapter/training"
 TABLE = "/multi_ipadapter/training.csv"
-
-
-def runs_folder() -> Path:
-    """The folder below which all runs of the Train node lie."""
-    return Path(folder_paths.get_output_directory()) / "training"
 
 
 def add_routes() -> None:

@@ -19,7 +19,8 @@ from multi_ipadapter.evaluation.networks.lpips import load_lpips
 from multi_ipadapter.nodes import rank as rank_node
 from multi_ipadapter.nodes.class_word import ClassWord, rank_words, sentences_of
 from multi_ipadapter.nodes.evaluate import EvaluatePictures
-from multi_ipadapter.nodes.metric_networks import metric_networks, pixels_of
+from multi_ipadapter.nodes.host.images import pixels_of
+from multi_ipadapter.nodes.metric_networks import metric_networks
 from multi_ipadapter.nodes.rank import RankPictures, mixed, parse_mix, scores_of
 from multi_ipadapter.nodes.score import ScorePairs
 

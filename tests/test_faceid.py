@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from multi_ipadapter.faces.quality import measure
 from multi_ipadapter.models.projection import ProjectionConfig
 from multi_ipadapter.nodes.encode import EncodeReferenceImages
-from multi_ipadapter.nodes.face_features import to_bytes
 from multi_ipadapter.nodes.reference_files import LoadReferences, SaveReferences
+from multi_ipadapter.pictures.pixels import to_bytes
 
 from .builders import LINEAR, apply, assert_says, make_adapter, make_images, refusal, sample
 from .face_blocks import BlockAnalyser, block_picture, block_pictures

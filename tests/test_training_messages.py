@@ -16,7 +16,8 @@ from PIL import ImageColor
 from safetensors import safe_open
 
 from multi_ipadapter.models.checkpoint import save_adapter
-from multi_ipadapter.nodes.dataset import ReferenceDataset, find_dataset
+from multi_ipadapter.nodes.dataset import ReferenceDataset
+from multi_ipadapter.nodes.host.folders import find_dataset
 from multi_ipadapter.nodes.load import FOLDER
 from multi_ipadapter.nodes.training_progress import TrainingBar
 from multi_ipadapter.training.chart import line_chart, round_ticks

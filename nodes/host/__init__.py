@@ -1,0 +1,1 @@
+"""What every node asks of ComfyUI: pictures, folders, progress, fingerprints, memory."""
