@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from ..models.projection import HIDDEN
 from ..nodes.host.memory import copies_for_autograd
-from ..nodes.training_backbone import private_unet, text_weights
 from ..nodes.unet.attention import core_attention
+from ..nodes.unet.private import private_unet, text_weights
 from ..nodes.unet.sites import cross_attention_sites
 from ..nodes.vision import encode_null
+from ..runs.streams import step_noise
 from ..training.batch import LATENTS
 from ..training.config import TrainingConfig
 from ..training.images import load_picture
@@ -98,7 +99,9 @@ class PlainLoop:
     def loss(self, rows: Sequence[Row], pixels: Sequence[Tensor], number: int) -> Tensor:
         """Mean loss; `pixels` are those of the targets, then of all references."""
         latents = self._encode(pixels[: len(rows)], LATENTS)
-        drawn = draw_noise(self.config, tuple(latents.shape), len(self.alphas_cumprod), number)
+        drawn = draw_noise(
+            step_noise(self.config.seed, number), tuple(latents.shape), len(self.alphas_cumprod)
+        )
         noise = Noise(*(x.to(self.device) for x in drawn))
         features, present = self._references(rows, pixels[len(rows) :])
         context = self._text(["" if r.drop_text else self._caption(r) for r in rows])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..models.projection import HIDDEN
 from ..nodes.training_backbone import training_backbone
 from ..nodes.training_progress import TrainingBar
+from ..runs.streams import step_noise
 from ..training.backbone import Backbone
 from ..training.batch import FeatureSource, collate
 from ..training.config import TrainingConfig
@@ -168,7 +169,7 @@ class Timed:
 
     def __call__(self, report: Report) -> None:
         start = time.perf_counter()
-        self.metrics.step(report)
+        self.metrics.step(asdict(report))
         self.bar.step(report)
         self.seconds.append(time.perf_counter() - start)
 
@@ -260,7 +261,9 @@ def _check(world: World, backbone: Backbone, loop: PlainLoop, config: TrainingCo
         load_picture(world.index, n, world.scale.pixels, FIT)[0] for n in picture_numbers(rows)
     ]
     batch = collate(trainer.source, rows, (HIDDEN,), 1).to(backbone.device)
-    drawn = draw_noise(config, tuple(batch.latents.shape), len(backbone.alphas_cumprod), 0)
+    drawn = draw_noise(
+        step_noise(config.seed, 0), tuple(batch.latents.shape), len(backbone.alphas_cumprod)
+    )
     noise = Noise(*(x.to(backbone.device) for x in drawn))
     text = backbone.encode_text(batch.captions)
     with torch.no_grad():
@@ -274,7 +277,7 @@ def _count(world: World, trainer: Trainer, loop: PlainLoop) -> Arithmetic:
     rows = loop.sampler.batch(0)
     device = trainer.backbone.device
     batch = collate(trainer.source, rows, (HIDDEN,), 1).to(device)
-    drawn = draw_noise(trainer.config, tuple(batch.latents.shape), 1000, 0)
+    drawn = draw_noise(step_noise(trainer.config.seed, 0), tuple(batch.latents.shape), 1000)
     noise = Noise(*(x.to(device) for x in drawn))
     text = trainer.backbone.encode_text(batch.captions)
     with FlopCounterMode(display=False) as cached:

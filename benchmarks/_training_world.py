@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,14 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..models.projection import HIDDEN, POOLED
+from ..nodes.binding.encoders import picture_encoder
 from ..nodes.demo_models import DemoConfig, build_clip, build_clip_vision, build_unet, build_vae
 from ..nodes.host.fingerprints import fingerprint
-from ..nodes.training_backbone import picture_encoder
 from ..nodes.training_run import Models
 from ..training.cache import FeatureCache, build_cache
 from ..training.config import TrainingConfig
+from ..training.features import Encoders
 from ..training.folders import open_folders
 from ..training.online import OnlineSource
+from ..training.plan import CacheKey, CacheSpec
 from ..training.records import PictureIndex
 from ..training.sampling import DropOneSampler, Row
 
@@ -168,20 +170,24 @@ class World:
         self.models = build_models(scale)
         self.index: PictureIndex = open_folders(root / "pictures")
         m = self.models
-        self.encode: Callable = picture_encoder(m.model, m.vae, m.clip_vision, FIT)
-        self._encoders = fingerprint(m.vae.first_stage_model, m.clip_vision.model)
+        encode = picture_encoder(m.model, m.vae, m.clip_vision, FIT)
+        made_by = fingerprint(m.vae.first_stage_model, m.clip_vision.model)
+        self._encoders = Encoders(encode, made_by, {})
+        self._key = CacheKey(made_by, scale.pixels, FIT, self.index.digest(times=True))
 
     def build_cache(self) -> None:
         """Encode every picture."""
-        build_cache(self.index, self._folder, self.encode, self._encoders, self.scale.pixels, FIT)
+        build_cache(
+            self._folder, self.index, self._encoders, CacheSpec(self._key, (POOLED, HIDDEN))
+        )
 
     def cached(self) -> FeatureCache:
         """The source of (a)."""
-        return FeatureCache(self._folder, self.index, self._encoders, self.scale.pixels, FIT)
+        return FeatureCache(self._folder, self.index, self._key)
 
     def online(self) -> OnlineSource:
         """The source of (b)."""
-        return OnlineSource(self.index, self.encode, self.scale.pixels, FIT)
+        return OnlineSource(self.index, self._encoders.encode, self.scale.pixels, FIT)
 
     @property
     def _folder(self) -> Path:

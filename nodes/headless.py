@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import comfy.clip_vision
 import comfy.model_management
@@ -18,9 +19,10 @@ from ..training.job import DEMO, Job
 from ..training.processes import OneProcess
 from ..training.records import PictureIndex, require_pairs
 from ..training.report import inspect_dataset, picture_bytes
-from ..training.run import Watcher
+from ..training.run import Result, Watcher
+from ..training.source import Folders
 from .demo_bundle import trained_clip, trained_clip_vision, trained_unet, trained_vae
-from .training_run import Models, Outcome, train_adapter
+from .training_run import Models, train_adapter
 
 
 def load_models(files: Mapping[str, str]) -> Models:
@@ -60,7 +62,7 @@ def _load_faces(folder: str) -> FaceAnalyser:
         raise ValueError(str(error)) from error
 
 
-def _load_checkpoint(path: str) -> tuple:
+def _load_checkpoint(path: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE; None for what is not in the file."""
     try:
         model, clip, vae = comfy.sd.load_checkpoint_guess_config(path)[:3]
@@ -73,9 +75,14 @@ def _load_checkpoint(path: str) -> tuple:
     return model, clip, vae
 
 
+def train_files(job: Job, resume: bool, watcher: Watcher, processes: OneProcess) -> Result | None:
+    """Load the models that a job names, and train; None when stopped before the first step."""
+    return train_job(load_models(job.files), job, resume, watcher, processes)
+
+
 def train_job(
     models: Models, job: Job, resume: bool, watcher: Watcher, processes: OneProcess
-) -> Outcome | None:
+) -> Result | None:
     """Index the dataset, print a report on it, and train; see `training_run.train_adapter`."""
     if job.run.start_from and not Path(job.run.start_from).is_file():
         raise ValueError(f"There is no file {job.run.start_from}; check the setting start_from.")
@@ -90,17 +97,10 @@ def train_job(
     if processes.rank == 0:
         print(report, flush=True)
     with torch.inference_mode():
-        return train_adapter(
-            models,
-            require_pairs(index),
-            job.data,
-            job.run,
-            output,
-            watcher,
-            resume,
-            processes=processes,
-            files=job.files,
+        outcome = train_adapter(
+            models, require_pairs(index), job, Folders(output), watcher, resume, processes
         )
+    return outcome.result if outcome else None
 
 
 def _output_folder(job: Job) -> Path:

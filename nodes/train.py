@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import folder_paths
@@ -14,9 +14,10 @@ from comfy_api.v0_0_2 import io, ui
 from ..faces.analysis import FaceAnalyser
 from ..models.aggregation import AGGREGATIONS
 from ..models.checkpoint import save_adapter
-from ..training.job import FILES, parse_settings, read_job
+from ..training.job import FILES, Job, parse_settings, read_job
 from ..training.metrics import curves
-from ..training.run import Watcher
+from ..training.records import PictureIndex
+from ..training.source import Folders
 from .host.folders import runs_folder
 from .host.images import to_image
 from .key_values import LoadedAdapter
@@ -30,7 +31,7 @@ from .sockets import (
 )
 from .training_events import TrainingEvents
 from .training_progress import TrainingBar, draw_chart
-from .training_run import Models, train_adapter
+from .training_run import Models, Outcome, train_adapter
 
 # Settings of the command line for which a graph has nodes and wires, and folders of its own.
 _ELSEWHERE = (*FILES, "dataset", "kind", "split", "cache_folder")
@@ -214,57 +215,19 @@ class TrainMultiIPAdapter(io.ComfyNode):
         settings: str = "",
         face_analysis: FaceAnalyser | None = None,
     ) -> io.NodeOutput:
-        file = (
-            "" if start_from == "none" else folder_paths.get_full_path_or_raise(FOLDER, start_from)
-        )
-        inputs = {
-            "steps": steps,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "size": size,
-            "max_references": max_references,
-            "aggregation": aggregation,
-            "precision": precision,
-            "seed": seed,
-            "start_from": file,
-        }
-        taken = (*inputs, *_ELSEWHERE)
-        job = read_job(inputs | _checked(parse_settings(settings), taken), taken)
-        run = plain_name(name)
+        inputs = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+        inputs |= {"size": size, "max_references": max_references, "aggregation": aggregation}
+        inputs |= {"precision": precision, "seed": seed, "start_from": _path_of(start_from)}
+        models = Models(model, clip, vae, clip_vision, face_analysis)
         node = cls.hidden.unique_id if cls.hidden else None
-        with TrainingEvents(run, node, job.run.steps) as events:
-            bar = TrainingBar(job.run.steps, events)
-            outcome = train_adapter(
-                Models(model, clip, vae, clip_vision, face_analysis),
-                dataset,
-                job.data,
-                job.run,
-                runs_folder() / run,
-                Watcher(
-                    on_start=bar.start,
-                    on_step=bar.step,
-                    on_validation=bar.validation,
-                    validating=bar.validating,
-                    should_stop=comfy.model_management.processing_interrupted,
-                    stops=(comfy.model_management.InterruptProcessingException,),
-                ),
-                on_cache=bar.cache,
-                on_preview=bar.preview,
-                caches=Path(folder_paths.get_output_directory()) / "training_cache",
-            )
-            events.finished = outcome is not None and outcome.result.finished
-        if not events.finished:
-            _stopped[name] += 1
-        comfy.model_management.interrupt_current_processing(False)
-        if outcome is None or not outcome.result.step:
-            raise comfy.model_management.InterruptProcessingException()
-        chart = draw_chart(outcome.result)
+        outcome = train(models, dataset, name, _job(inputs, settings), node)
+        chart = to_image(draw_chart(outcome.result))
         return io.NodeOutput(
             LoadedAdapter(outcome.result.adapter, name),
             {"loss": [loss for _, loss in curves(outcome.result.metrics)["loss"]]},
-            to_image(chart),
-            to_image(outcome.preview or chart),
-            ui=ui.PreviewImage(to_image(chart), cls=cls),
+            chart,
+            to_image(outcome.preview) if outcome.preview else chart,
+            ui=ui.PreviewImage(chart, cls=cls),
         )
 
 
@@ -306,11 +269,39 @@ class SaveMultiIPAdapter(io.ComfyNode):
         return io.NodeOutput(path.name, ui={"text": [path.name]})
 
 
-def _checked(values: dict, taken: Sequence[str]) -> dict:
+def train(models: Models, dataset: PictureIndex, name: str, job: Job, node: str | None) -> Outcome:
+    """Train, or go on with the run of this name; ComfyUI's front ends are told how it goes.
+
+    Args:
+        node: id of the node in the running graph.
+
+    Raises:
+        InterruptProcessingException: cancelled before the first step.
+    """
+    run = plain_name(name)
+    caches = Path(folder_paths.get_output_directory()) / "training_cache"
+    with TrainingEvents(run, node, job.run.steps) as events:
+        watcher = TrainingBar(job.run.steps, events).watcher()
+        outcome = train_adapter(models, dataset, job, Folders(runs_folder() / run, caches), watcher)
+        events.finished = outcome is not None and outcome.result.finished
+    if not events.finished:
+        _stopped[name] += 1
+    comfy.model_management.interrupt_current_processing(False)
+    if outcome is None or not outcome.result.step:
+        raise comfy.model_management.InterruptProcessingException()
+    return outcome
+
+
+def _path_of(start_from: str) -> str:
+    return "" if start_from == "none" else folder_paths.get_full_path_or_raise(FOLDER, start_from)
+
+
+def _job(inputs: dict[str, Any], settings: str) -> Job:
     """Settings from a prompt must not name files, nor say again what an input says."""
+    taken, values = (*inputs, *_ELSEWHERE), parse_settings(settings)
     if named := sorted(set(taken) & set(values)):
         raise ValueError(
             f"Got {', '.join(named)} in settings; this is set by the nodes' inputs. Remove the "
             "line there."
         )
-    return values
+    return read_job(inputs | values, taken)

@@ -5,31 +5,34 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from ..training.job import DataConfig
+from ..training.features import Encoders
+from ..training.job import Job
 from ..training.records import PictureIndex
 from .host.fingerprints import patched_fingerprint
 from .host.memory import unload_models
 
 
-def run_identity(
-    model: Any, clip: Any, index: PictureIndex, data: DataConfig, held_out: float, prediction: str
+def run_fingerprint(
+    model: Any, clip: Any, encoders: Encoders, index: PictureIndex, job: Job, prediction: str
 ) -> dict[str, Any]:
-    """Plain values that must be the same when a run is resumed, besides its settings and encoders.
+    """Plain values that must be the same when a run is resumed, besides its settings.
 
     Models are unloaded first: while one is loaded, its LoRAs are merged into its weights.
     """
     unload_models()
     text = patched_fingerprint(clip.patcher, clip.cond_stage_model)
+    faces = {"face recogniser": encoders.recogniser} if encoders.recogniser else {}
     return {
+        "encoders": encoders.fingerprint,
         "data": index.digest(),
         "captions": _captions(index),
-        "size": data.size,
-        "fit": data.fit,
-        "held_out (0 without validation)": held_out,
+        "size": job.data.size,
+        "fit": job.data.fit,
+        "held_out (0 without validation)": job.held_out,
         "prediction": prediction,
         "model": patched_fingerprint(model, model.get_model_object("diffusion_model")),
         "text_encoder": text if clip.layer_idx is None else f"{text}, layer {clip.layer_idx}",
-    }
+    } | faces
 
 
 def _captions(index: PictureIndex) -> str:

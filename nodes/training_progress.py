@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import comfy.model_management
 import comfy.utils
 from PIL import Image
 
@@ -15,7 +16,7 @@ from ..training.chart import line_chart, smoothed
 from ..training.history import VALIDATION
 from ..training.loop import Report
 from ..training.metrics import curves
-from ..training.run import Result, where_it_begins
+from ..training.run import Result, Watcher, where_it_begins
 from ..training.validation import ValidationReport
 from .training_events import TrainingEvents
 
@@ -40,6 +41,19 @@ class TrainingBar:
         self.bar = comfy.utils.ProgressBar(steps)
         self.done = self.validated = 0
         self.began: tuple[float, int] | None = None
+
+    def watcher(self) -> Watcher:
+        """To be told of the run; a cancel in ComfyUI stops it."""
+        return Watcher(
+            on_start=self.start,
+            on_step=self.step,
+            on_validation=self.validation,
+            validating=self.validating,
+            should_stop=comfy.model_management.processing_interrupted,
+            stops=(comfy.model_management.InterruptProcessingException,),
+            on_cache=self.cache,
+            on_preview=self.preview,
+        )
 
     def start(self, step: int) -> None:
         log.info(where_it_begins(step, self.steps))

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import logging
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +14,34 @@ from PIL import Image
 from torch import Tensor
 
 from ..faces.analysis import FaceAnalyser
-from ..models.adapter import MultiIPAdapterConfig
+from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from ..models.files import atomically
 from ..models.projection import FACE
 from ..models.references import ReferenceEmbeds
 from ..pictures.pixels import to_floats
-from ..training.batch import LATENTS, FeatureSource, UnreadableError
-from ..training.cache import FeatureCache, build_cache
-from ..training.config import TrainingConfig
+from ..training.batch import PictureSource, UnreadableError
+from ..training.checks import check_settings, tell_doubts, tell_skipped
+from ..training.config import MAY_CHANGE
+from ..training.features import Encoders
 from ..training.images import BadPictureError, decode, load_picture
 from ..training.initial import plan_adapter
-from ..training.job import DataConfig
-from ..training.online import OnlineSource
+from ..training.job import DataConfig, Job
 from ..training.processes import OneProcess
 from ..training.records import PictureIndex
-from ..training.run import Result, Run, Watcher
+from ..training.run import MadeFrom, Result, Run, Watcher, split
+from ..training.source import Folders, open_source
 from ..training.state import check_other_run, disk_errors
+from ..training.validation import Case, ValidationReport
+from .binding.encoders import feature_widths, picture_encoder
 from .face_features import check_recogniser
 from .host.fingerprints import fingerprint
 from .host.memory import unload_models
-from .training_backbone import (
-    feature_widths,
-    picture_encoder,
-    training_backbone,
-)
-from .training_checks import check_model, check_settings, tell_doubts, tell_skipped
-from .training_identity import run_identity
+from .training_backbone import training_backbone
+from .training_checks import tell_long_captions
+from .training_identity import run_fingerprint
 from .training_preview import Preview, PreviewCase
+from .unet.kind import check_model
 from .unet.sites import cross_attention_sites
-
-log = logging.getLogger("MultiIPAdapter")
 
 
 @dataclass(frozen=True)
@@ -72,102 +66,69 @@ class Outcome:
 def train_adapter(
     models: Models,
     index: PictureIndex,
-    data: DataConfig,
-    config: TrainingConfig,
-    folder: Path,
+    job: Job,
+    folders: Folders,
     watcher: Watcher,
     resume: bool = True,
-    on_cache: Callable[[int, int], None] | None = None,
-    on_preview: Callable[[Image.Image], None] = lambda sheet: None,
     processes: OneProcess | None = None,
-    caches: Path | None = None,
-    files: Mapping[str, str] | None = None,
 ) -> Outcome | None:
     """Cache, train, validate and draw previews; None when stopped while caching.
 
     Args:
-        index: the whole dataset; `data.held_out` of its identities are for validation only.
-        folder: of the run.
-        caches: folder of the caches that runs share; None: `data.cache_folder`, or the run's own.
-        files: paths of the models, for the run's config.json; None where they come by wires.
+        index: the whole dataset; `job.data.held_out` of its identities are for validation only.
 
     Raises:
         ValueError: something cannot be trained; told before anything is encoded.
     """
     processes = processes or OneProcess()
     prediction = check_model(models.model)
-    check_settings(config, folder, resume, processes)
-    widths = feature_widths(models.clip_vision, models.faces)
-    plan = plan_adapter(config, *_layers(models.model), widths)
-    encoders = fingerprint(models.vae.first_stage_model, models.clip_vision.model)
-    recogniser = ""
-    if FACE in plan.projection.inputs:
-        check_recogniser(models.faces)
-        recogniser = models.faces.recogniser
-    held_share = data.held_out if config.validate_every else 0.0
-    identity = {"encoders": encoders} | run_identity(
-        models.model, models.clip, index, data, held_share, prediction
-    )
-    if recogniser:
-        identity["face recogniser"] = recogniser
-    check_other_run(folder, identity | {"config": config.to_dict()})
+    check_settings(job.run, folders.run, resume, processes)
+    adapter, encoders = _adapter_and_encoders(models, job)
+    facts = run_fingerprint(models.model, models.clip, encoders, index, job, prediction)
+    check_other_run(folders.run, facts | {"config": job.run.to_dict()}, MAY_CHANGE)
     tell = processes.rank == 0
     if tell:
         tell_skipped(index.skipped)
-        tell_doubts(models.clip, index, data, config, plan)
+        tell_doubts(index, job, adapter)
+        tell_long_captions(models.clip, index)
 
-    source = _source(
-        models, index, data, plan, encoders, recogniser, folder, caches, on_cache, watcher
+    names = adapter.projection.inputs
+    source = open_source(
+        index, encoders, names, job.data, folders, watcher.on_cache, watcher.should_stop
     )
     if source is None:
         return None
     told = len(source.skipped)
     if tell:
         tell_skipped(source.skipped)
-    training, held_out = _split(source, held_share, config.seed)
-    sheets: list[Image.Image] = []
-    with (
-        torch.inference_mode(False),
-        training_backbone(
-            models.model, models.clip, models.clip_vision, config, data.size, models.faces
-        ) as bound,
-    ):
-        job = _job(index, data, files)
-        run = Run(
-            folder,
-            config,
-            bound,
-            training,
-            held_out,
-            widths,
-            identity,
-            processes,
-            job,
-            recogniser,
-        )
-        preview = _preview(models, held_out, run, data, config) if run.validator else None
-
-        def on_validation(report, adapter) -> None:
-            watcher.on_validation(report, adapter)
-            if preview is not None:
-                sheet = preview.sheet(run.result_adapter())
-                unload_models()
-                _keep_sheet(sheet, folder / f"preview-{report.step:08}.png")
-                sheets[:] = [sheet]
-                on_preview(sheet)
-
-        try:
-            result = run.go(dataclasses.replace(watcher, on_validation=on_validation), resume)
-        finally:
-            if tell:
-                tell_skipped(source.skipped[told:])  # found while training without a cache
-    return Outcome(result, sheets[0] if sheets else _last_sheet(folder))
+    training, held_out = split(source, job.held_out, job.run.seed)
+    made_from = MadeFrom(training, held_out, encoders, facts, _described(index, job))
+    try:
+        return _train(models, job, folders.run, made_from, watcher, resume, processes)
+    finally:
+        if tell:
+            tell_skipped(source.skipped[told:])  # found while training without a cache
 
 
-def _job(index: PictureIndex, data: DataConfig, files: Mapping[str, str] | None) -> dict[str, Any]:
+def _adapter_and_encoders(models: Models, job: Job) -> tuple[MultiIPAdapterConfig, Encoders]:
+    """The sizes of the adapter that will be trained, and what reads its pictures."""
+    widths = feature_widths(models.clip_vision, models.faces)
+    adapter = plan_adapter(job.run, *_layers(models.model), widths)
+    weights = fingerprint(models.vae.first_stage_model, models.clip_vision.model)
+    recogniser = ""
+    if FACE in adapter.projection.inputs:
+        check_recogniser(models.faces)
+        recogniser = models.faces.recogniser
+    encode = picture_encoder(
+        models.model, models.vae, models.clip_vision, job.data.fit, models.faces
+    )
+    return adapter, Encoders(encode, weights, widths, recogniser)
+
+
+def _described(index: PictureIndex, job: Job) -> dict[str, Any]:
     """For config.json; a dataset that comes by a wire has its kind and split from elsewhere."""
-    settings = dict(files or {}) | dataclasses.asdict(data)
-    if not data.dataset:
+    settings = job.files | dataclasses.asdict(job.data)
+    if not job.data.dataset:
         settings = {k: v for k, v in settings.items() if k not in ("kind", "split")}
         settings["dataset"] = str(index.root)
     return settings
@@ -179,23 +140,36 @@ def _layers(model: Any) -> tuple[list[int], int]:
     return [site.inner_dim for site in sites], sites[0].context_dim
 
 
-def _split(
-    source: FeatureSource, held_out: float, seed: int
-) -> tuple[FeatureSource, FeatureSource | None]:
-    """For training, and for validation, which compares identities and so needs two of them."""
-    if not held_out:
-        return source, None
-    usable = int((source.index.counts() >= 2).sum())
-    count = max(2, round(held_out * usable))
-    if usable - count < 2:
-        log.warning(
-            "Got %d identities with two or more pictures; all are used for training, and none is "
-            "left to validate with.",
-            usable,
-        )
-        return source, None
-    training, validation = source.index.split(count, seed)
-    return source.of(training), source.of(validation)
+def _train(
+    models: Models,
+    job: Job,
+    folder: Path,
+    made_from: MadeFrom[PictureSource],
+    watcher: Watcher,
+    resume: bool,
+    processes: OneProcess,
+) -> Outcome:
+    sheets: list[Image.Image] = []
+    with (
+        torch.inference_mode(False),
+        training_backbone(
+            models.model, models.clip, models.clip_vision, job.run, job.data.size, models.faces
+        ) as backbone,
+    ):
+        run = Run(folder, job.run, backbone, made_from, processes)
+        preview = _preview(models, run, made_from.held_out, job)
+
+        def on_validation(report: ValidationReport, adapter: MultiIPAdapter) -> None:
+            watcher.on_validation(report, adapter)
+            if preview is not None:
+                sheet = preview.sheet(run.result_adapter())
+                unload_models()
+                _keep_sheet(sheet, folder / f"preview-{report.step:08}.png")
+                sheets[:] = [sheet]
+                watcher.on_preview(sheet)
+
+        result = run.go(dataclasses.replace(watcher, on_validation=on_validation), resume)
+    return Outcome(result, sheets[0] if sheets else _last_sheet(folder))
 
 
 def _keep_sheet(sheet: Image.Image, path: Path) -> None:
@@ -211,47 +185,22 @@ def _last_sheet(folder: Path) -> Image.Image | None:
     return None
 
 
-def _source(
-    models: Models,
-    index: PictureIndex,
-    data: DataConfig,
-    plan: MultiIPAdapterConfig,
-    encoders: str,
-    recogniser: str,
-    folder: Path,
-    caches: Path | None,
-    on_cache,
-    watcher: Watcher,
-) -> FeatureCache | OnlineSource | None:
-    encode = picture_encoder(models.model, models.vae, models.clip_vision, data.fit, models.faces)
-    if not data.cache:
-        return OnlineSource(index, encode, data.size, data.fit)
-    names = plan.projection.inputs
-    where = Path(data.cache_folder or folder / "cache")
-    if caches is not None:
-        made_from = [index.digest(times=True), encoders, data.size, data.fit, data.int8, *names]
-        made_from += [recogniser] if recogniser else []
-        where = caches / hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
-    complete = build_cache(
-        index,
-        where,
-        partial(encode, names=(LATENTS, *names)),
-        encoders,
-        data.size,
-        data.fit,
-        int8=data.int8,
-        names=names,
-        on_progress=on_cache,
-        should_stop=watcher.should_stop,
-        recogniser=recogniser,
-    )
-    if not complete:
-        return None
-    return FeatureCache(where, index, encoders, data.size, data.fit, recogniser)
-
-
-def _preview(models: Models, held_out: FeatureSource, run: Run, data, config) -> Preview | None:
+def _preview(models: Models, run: Run, held_out: PictureSource | None, job: Job) -> Preview | None:
     """Of the first validation cases whose pictures can be read; None: of none."""
+    if run.validator is None or held_out is None:
+        return None
+    cases: list[PreviewCase] = []
+    for case in run.validator.cases:
+        if len(cases) == job.data.previews:
+            break
+        with suppress(BadPictureError, UnreadableError):
+            cases.append(_preview_case(held_out, case, run, job.data))
+    if not cases:
+        return None
+    return Preview(models.model, models.clip, models.vae, cases, job.run.seed)
+
+
+def _preview_case(held_out: PictureSource, case: Case, run: Run, data: DataConfig) -> PreviewCase:
     names = run.trainer.adapter.config.projection.inputs
     null = run.trainer.backbone.null_features
     home = comfy.model_management.intermediate_device()
@@ -259,24 +208,11 @@ def _preview(models: Models, held_out: FeatureSource, run: Run, data, config) ->
     def load(number: int) -> Tensor:
         return to_floats(load_picture(held_out.index, number, data.size, data.fit)[0])
 
-    def embeds(references: Sequence[int]) -> ReferenceEmbeds:
-        return ReferenceEmbeds(
-            {name: x.float().to(home) for name, x in held_out.fetch(references, names).items()},
-            {name: null[name].to(home) for name in names},
-            torch.ones(len(references)),
-        )
-
-    cases: list[PreviewCase] = []
-    for case in run.validator.cases:
-        if len(cases) == data.previews:
-            break
-        with suppress(BadPictureError, UnreadableError):
-            cases.append(
-                PreviewCase(
-                    torch.stack([load(number) for number in case.references]),
-                    embeds(case.references),
-                    load(case.target),
-                    held_out.caption(case.target),
-                )
-            )
-    return Preview(models.model, models.clip, models.vae, cases, config.seed) if cases else None
+    references = torch.stack([load(number) for number in case.references])
+    features = held_out.fetch(case.references, names)
+    embeds = ReferenceEmbeds(
+        {name: x.float().to(home) for name, x in features.items()},
+        {name: null[name].to(home) for name in names},
+        torch.ones(len(case.references)),
+    )
+    return PreviewCase(references, embeds, load(case.target), held_out.caption(case.target))

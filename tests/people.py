@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from multi_ipadapter.training.cache import build_cache
+from multi_ipadapter.models.projection import HIDDEN, POOLED
+from multi_ipadapter.training.cache import FeatureCache, build_cache
+from multi_ipadapter.training.features import Encoders
 from multi_ipadapter.training.images import load_picture
+from multi_ipadapter.training.plan import CacheKey, CacheSpec
 from multi_ipadapter.training.records import PictureIndex
 
 # Enough to see a run from end to end in seconds.
@@ -103,10 +107,28 @@ def damage(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x" * (folder / name).stat().st_size)
 
 
-def build(index, folder, encode=encode, fingerprint="abc", **options):
-    """A cache in several shards."""
-    options = {"shard_bytes": SHARD_BYTES, "batch_size": 2} | options
-    return build_cache(index, folder, encode, fingerprint, SIZE, **options)
+def key_of(index, **changes) -> CacheKey:
+    """Of the cache that `build` makes."""
+    key = CacheKey("abc", SIZE, "crop", index.digest(times=True))
+    return dataclasses.replace(key, **changes)
+
+
+def build(index, folder, encode=encode, key=None, watch=(), **spec) -> bool:
+    """A cache in several shards; `watch` are on_progress and should_stop."""
+    spec = {"names": (POOLED, HIDDEN), "shard_bytes": SHARD_BYTES} | spec
+    encoders = Encoders(encode, "abc", {}, batch_size=2)
+    key = key or key_of(index)
+    return build_cache(folder, index, encoders, CacheSpec(key, **spec), *watch)
+
+
+def cache_of(index, folder, **changes) -> FeatureCache:
+    """What `build` has made; of another key, if so wanted."""
+    return FeatureCache(folder, index, key_of(index, **changes))
+
+
+def read_all(cache: FeatureCache) -> None:
+    """Every row of it, whose checksums are compared then."""
+    cache.fetch(range(len(cache.index)), cache.plan.names)
 
 
 def shards(folder) -> dict[str, bytes]:
@@ -123,7 +145,7 @@ def expected(index, number: int) -> dict[str, torch.Tensor]:
 def counted(seen: list[int]):
     """`encode` that notes how many pictures it gets."""
 
-    def run(pictures):
+    def run(pictures, names):
         seen.append(len(pictures))
         return encode(pictures)
 

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import time
 
-from multi_ipadapter.training.cache import FeatureCache
 from multi_ipadapter.training.claims import NAMELESS_SECONDS, STALE_SECONDS, take
 
-from .people import SHARD_BYTES, SIZE, build, counted, encode, shards
+from .people import SHARD_BYTES, SIZE, build, cache_of, counted, encode, read_all, shards
 
 
 def test_a_stopped_build_goes_on_where_it_was(index, tmp_path):
@@ -23,11 +22,11 @@ def test_a_stopped_build_goes_on_where_it_was(index, tmp_path):
         calls.append(0)
         return len(calls) > 5
 
-    assert build(index, folder, should_stop=stop_later) is False
+    assert build(index, folder, watch=(None, stop_later)) is False
     done = shards(folder)
     assert done and not list(folder.glob("*.claim"))
     seen, told = [], []
-    assert build(index, folder, counted(seen), on_progress=lambda *a: told.append(a))
+    assert build(index, folder, counted(seen), watch=[lambda *a: told.append(a)])
     assert told[-1] == (len(index), len(index))
     build(index, tmp_path / "unbroken")
     assert shards(folder) == shards(tmp_path / "unbroken")
@@ -40,8 +39,11 @@ import os, signal, sys, time
 from pathlib import Path
 import torch
 from torch.nn import functional as F
+from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.cache import build_cache
 from multi_ipadapter.training.dataset import open_dataset
+from multi_ipadapter.training.features import Encoders
+from multi_ipadapter.training.plan import CacheKey, CacheSpec
 
 {encode}
 
@@ -53,7 +55,7 @@ def start(root, folder, size, shard_bytes, pause, log=None):
     fsync = os.fsync
     os.fsync = lambda file: (time.sleep(pause), fsync(file))  # a slow disk
 
-    def slow(pictures):
+    def slow(pictures, names):
         time.sleep(pause)
         if log:
             with open(f"{{log}}.{{os.getpid()}}", "a") as file:
@@ -62,7 +64,9 @@ def start(root, folder, size, shard_bytes, pause, log=None):
     code = 1
     try:
         index = open_dataset(root)
-        build_cache(index, folder, slow, "abc", size, batch_size=2, shard_bytes=shard_bytes)
+        key = CacheKey("abc", size, "crop", index.digest(times=True))
+        spec = CacheSpec(key, (POOLED, HIDDEN), shard_bytes=shard_bytes)
+        build_cache(Path(folder), index, Encoders(slow, "abc", {{}}, batch_size=2), spec)
         code = 0
     finally:
         os._exit(code)
@@ -118,7 +122,7 @@ def test_kill_9_at_any_moment(index, tmp_path):
     assert build(index, tmp_path / "unbroken")
     assert shards(folder) == shards(tmp_path / "unbroken")
     assert sum(seen) < len(index) - 1  # what was complete is not made again
-    FeatureCache(folder, index, "abc", SIZE, "crop").verify()
+    read_all(cache_of(index, folder))
     old = time.time() - STALE_SECONDS - 1
     for path in folder.glob(".*.tmp"):
         os.utime(path, (old, old))

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from multi_ipadapter.training.run import Run
-
 from .test_resume import losses, state
-from .training_world import WIDTHS, World, one_layer_backbone, settings
+from .training_world import make_run, settings
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +45,7 @@ def launch(folder, changes):
 
 
 def alone(folder, changes):
-    run = Run(folder, settings(**changes), one_layer_backbone(), World(), None, WIDTHS, {})
+    run = make_run(folder, settings(**changes))
     assert run.go().finished
 
 

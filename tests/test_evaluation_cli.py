@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from transformers import CLIPModel
 
-from multi_ipadapter.evaluation.__main__ import main
+from multi_ipadapter.evaluation.command import main
 from multi_ipadapter.evaluation.loading import load_networks
 from multi_ipadapter.evaluation.manifest import read_generated
 from multi_ipadapter.evaluation.networks.inception import InceptionModule

@@ -17,7 +17,7 @@ from multi_ipadapter.nodes.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.headless import load_models, train_job
 from multi_ipadapter.nodes.load import FOLDER, LoadMultiIPAdapter
 from multi_ipadapter.nodes.train import SaveMultiIPAdapter
-from multi_ipadapter.training.__main__ import read_arguments
+from multi_ipadapter.training.command import read_arguments
 from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.features import UnusablePicturesError, encode_pictures
 from multi_ipadapter.training.processes import OneProcess
@@ -296,9 +296,9 @@ def test_the_command_line_with_insightface(tmp_path, pack, painted, caplog, caps
     job, resume = read_arguments(["--config", str(config)])
     models = load_models(job.files)
     assert models.faces.recogniser == "w600k_r50"
-    outcome = train_job(models, job, resume, Watcher(), OneProcess())
-    assert outcome.result.finished
-    assert outcome.result.adapter.config.recogniser == "w600k_r50"
+    result = train_job(models, job, resume, Watcher(), OneProcess())
+    assert result.finished
+    assert result.adapter.config.recogniser == "w600k_r50"
     assert_says(warnings(caplog), "Left out", f"{FACELESS}: no face was found")
     assert "face embeddings" in capsys.readouterr().out
     (shard,) = (tmp_path / "out" / "cache").glob("shard-*.safetensors")

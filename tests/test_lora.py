@@ -13,7 +13,7 @@ from multi_ipadapter.models.checkpoint import load_adapter, save_adapter
 from multi_ipadapter.models.references import ReferenceEmbeds
 from multi_ipadapter.nodes.key_values import LoadedAdapter
 from multi_ipadapter.nodes.lora import weight_names
-from multi_ipadapter.nodes.training_backbone import private_unet
+from multi_ipadapter.nodes.unet.private import private_unet
 
 from .builders import apply, assert_says, refusal, sample, state_of
 from .diffusers_models import CONTEXT, image_layers, lora_changes, lora_layers, sd15_pair, sdxl_pair

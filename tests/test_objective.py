@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from multi_ipadapter.runs.streams import step_noise
 from multi_ipadapter.training.config import TrainingConfig
 from multi_ipadapter.training.job import parse_settings, read_job
 from multi_ipadapter.training.objective import (
@@ -17,7 +18,6 @@ from multi_ipadapter.training.objective import (
 )
 
 from .builders import assert_says, refusal
-from .training_world import settings
 
 ALPHAS = torch.tensor([0.99, 0.75, 0.3, 0.02])
 TIMES = torch.tensor([0, 1, 2, 3, 1])
@@ -76,22 +76,20 @@ def test_min_snr_weights(prediction):
 
 def test_noise_is_drawn_from_seed_and_step_alone():
     shape = (64, 4, 8, 8)
-    first = draw_noise(settings(seed=3), shape, 1000, 7)
+    first = draw_noise(step_noise(3, 7), shape, 1000)
     torch.randn(5)
-    again = draw_noise(settings(seed=3), shape, 1000, 7)
+    again = draw_noise(step_noise(3, 7), shape, 1000)
     assert torch.equal(first.noise, again.noise) and torch.equal(first.timesteps, again.timesteps)
-    for other in (draw_noise(settings(seed=4), shape, 1000, 7), draw_noise(SEED3, shape, 1000, 8)):
+    for random in (step_noise(4, 7), step_noise(3, 8)):
+        other = draw_noise(random, shape, 1000)
         assert not torch.equal(first.noise, other.noise)
         assert not torch.equal(first.timesteps, other.timesteps)
 
 
-SEED3 = settings(seed=3)
-
-
 def test_noise_offset_shifts_whole_channels():
     shape = (256, 4, 8, 8)
-    plain = draw_noise(SEED3, shape, 1000, 0)
-    shifted = draw_noise(settings(seed=3, noise_offset=0.5), shape, 1000, 0)
+    plain = draw_noise(step_noise(3, 0), shape, 1000)
+    shifted = draw_noise(step_noise(3, 0), shape, 1000, noise_offset=0.5)
     shift = shifted.noise - plain.noise
     assert (shift - shift.mean((2, 3), keepdim=True)).abs().max() < 1e-5
     assert shift.mean((2, 3)).std().item() == pytest.approx(0.5, rel=0.1)
@@ -99,7 +97,7 @@ def test_noise_offset_shifts_whole_channels():
 
 
 def test_timesteps_are_uniform():
-    times = draw_noise(SEED3, (8000, 1, 1, 1), 10, 0).timesteps
+    times = draw_noise(step_noise(3, 0), (8000, 1, 1, 1), 10).timesteps
     counts = times.bincount(minlength=10).float()
     assert len(counts) == 10
     assert ((counts - 800) ** 2 / 800).sum() < 27.9  # chi-square, 9 degrees, p = 0.001

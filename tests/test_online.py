@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.batch import LATENTS, MASK, collate
-from multi_ipadapter.training.cache import FeatureCache
 from multi_ipadapter.training.config import TrainingConfig
 from multi_ipadapter.training.images import BadPictureError
 from multi_ipadapter.training.initial import initial_adapter
@@ -21,13 +20,13 @@ from multi_ipadapter.training.records import PictureIndex, group
 from multi_ipadapter.training.sampling import DropOneSampler, Row, without_bad
 from multi_ipadapter.training.validation import Validator
 
-from .people import COUNTS, SIZE, build, damage, encode, expected
+from .people import COUNTS, SIZE, build, cache_of, damage, encode, expected
 from .training_world import one_layer_backbone, settings
 
 
 def test_online_gives_what_the_cache_gives(index, tmp_path):
     build(index, tmp_path / "cache")
-    cache = FeatureCache(tmp_path / "cache", index, "abc", SIZE, "crop")
+    cache = cache_of(index, tmp_path / "cache")
     online = OnlineSource(cache.index, encode, SIZE, batch_size=3)
     numbers = [4, 1, 7, 1]
     names = (LATENTS, POOLED, HIDDEN, MASK)

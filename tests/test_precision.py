@@ -9,10 +9,9 @@ import torch
 
 from multi_ipadapter.training.initial import initial_adapter
 from multi_ipadapter.training.loop import NotFiniteError, Trainer
-from multi_ipadapter.training.run import Run
 
 from .builders import assert_says, refusal
-from .training_world import WIDTHS, World, one_layer_backbone, settings
+from .training_world import WIDTHS, World, make_run, one_layer_backbone, settings
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +72,14 @@ def test_gradients_that_are_never_finite_stop_the_run(tmp_path, log_every, stops
     """From step 9 on; at the first report after ten of them."""
     config = settings(precision="fp16", steps=60, log_every=log_every, checkpoint_every=8)
     bad = overflowing(set(range(9, 100)))
-    run = Run(tmp_path, config, bad, World(), None, WIDTHS, {})
+    run = make_run(tmp_path, config, bad)
     message = refusal(run.go, kind=NotFiniteError)
     assert_says(message, "too large for fp16", "loss scale", "steps changed nothing", "bf16")
     assert run.trainer.progress.step == stops
     kept = sorted(p.name for p in tmp_path.glob("state-*"))
     assert f"{kept[-1]}, is intact" in message
     again = dataclasses.replace(config, precision="fp32", steps=kept_step(kept[-1]) + 1)
-    assert Run(tmp_path, again, one_layer_backbone(), World(), None, WIDTHS, {}).go().finished
+    assert make_run(tmp_path, again).go().finished
 
 
 def kept_step(name):

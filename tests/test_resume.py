@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from multi_ipadapter.models.checkpoint import load_adapter
+from multi_ipadapter.training.config import MAY_CHANGE
 from multi_ipadapter.training.metrics import MetricsFile, curves, read_metrics
-from multi_ipadapter.training.run import Run, Watcher
+from multi_ipadapter.training.run import Watcher
 from multi_ipadapter.training.state import check_other_run, checkpoints
 from multi_ipadapter.training.validation import Interval, ValidationReport
 from multi_ipadapter.training.window import Report
 
 from .builders import assert_says, refusal
-from .training_world import WIDTHS, World, one_layer_backbone, settings
+from .training_world import make_run, one_layer_backbone, settings
 
 CHANGES = {"checkpoint_every": 4, "accumulation": 2, "keep_checkpoints": 2}
 
@@ -33,11 +35,8 @@ def _autograd():
         yield
 
 
-def run_in(folder, backbone=None, identity=None, **changes):
-    config = settings(**CHANGES | changes)
-    return Run(
-        folder, config, backbone or one_layer_backbone(), World(), None, WIDTHS, identity or {}
-    )
+def run_in(folder, backbone=None, fingerprint=None, **changes):
+    return make_run(folder, settings(**CHANGES | changes), backbone, fingerprint=fingerprint)
 
 
 def losses(folder):
@@ -148,29 +147,29 @@ def test_the_last_states_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "identity", "named"),
+    ("changes", "fingerprint", "named"),
     [({"weight_decay": 0.2}, {}, "weight_decay"), ({}, {"data": "others"}, "data")],
 )
-def test_the_folder_of_another_run_is_refused(tmp_path, changes, identity, named):
+def test_the_folder_of_another_run_is_refused(tmp_path, changes, fingerprint, named):
     run_in(tmp_path).go()
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    other = run_in(tmp_path, identity=identity, **changes)
+    other = run_in(tmp_path, fingerprint=fingerprint, **changes)
     message = refusal(other.go)
     assert_says(message, "another run", named, "new folder")
-    assert named in refusal(check_other_run, tmp_path, other.trainer.run)
+    assert named in refusal(check_other_run, tmp_path, other.trainer.fingerprint, MAY_CHANGE)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_looking_whose_run_it_is_needs_one_whole_state(tmp_path):
-    other = run_in(tmp_path, weight_decay=0.2).trainer.run
-    check_other_run(tmp_path, other)
+    other = run_in(tmp_path, weight_decay=0.2).trainer.fingerprint
+    check_other_run(tmp_path, other, MAY_CHANGE)
     run_in(tmp_path).go()
-    check_other_run(tmp_path, run_in(tmp_path, batch_size=2).trainer.run)
+    check_other_run(tmp_path, run_in(tmp_path, batch_size=2).trainer.fingerprint, MAY_CHANGE)
     *_, before, newest = checkpoints(tmp_path)
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert before.name in refusal(check_other_run, tmp_path, other)
+    assert before.name in refusal(check_other_run, tmp_path, other, MAY_CHANGE)
     before.write_bytes(b"no tensors")
-    check_other_run(tmp_path, other)
+    check_other_run(tmp_path, other, MAY_CHANGE)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +262,11 @@ def test_what_is_no_number_is_null_in_the_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "train", "step": 1, "losses": [0.5], "gradient_norm": Infinity}\n')
     metrics = MetricsFile(tmp_path, resumed_from=1)
-    metrics.step(Report(2, 1.0, 1e-3, float("inf"), 2.0, 0.0, (1.0,)))
+    metrics.step(asdict(Report(2, 1.0, 1e-3, float("inf"), 2.0, 0.0, (1.0,))))
     nothing = Interval(float("nan"), 0.0, float("inf"))
-    metrics.validation(ValidationReport(2, 2, *[nothing] * 5, attention_ratio=(float("nan"), 1.0)))
+    metrics.validation(
+        ValidationReport(2, 2, *[nothing] * 5, attention_ratio=(float("nan"), 1.0)).to_dict()
+    )
     metrics.close()
 
     def refuse(name):

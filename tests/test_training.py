@@ -11,6 +11,7 @@ from multi_ipadapter.models.adapter import MultiIPAdapter
 from multi_ipadapter.models.projection import POOLED
 from multi_ipadapter.nodes.key_values import LoadedAdapter
 from multi_ipadapter.nodes.training_backbone import training_backbone
+from multi_ipadapter.runs.streams import step_noise
 from multi_ipadapter.training.batch import collate
 from multi_ipadapter.training.initial import initial_adapter
 from multi_ipadapter.training.loop import NotFiniteError, Trainer, TrainingError
@@ -57,7 +58,7 @@ def one_batch(trainer, rows=None, dtype=torch.float32):
     rows = rows or trainer.sampler.batch(0)
     batch = collate(trainer.source, rows, trainer.adapter.config.projection.inputs, config.slots)
     times = len(trainer.backbone.alphas_cumprod)
-    noise = draw_noise(config, tuple(batch.latents.shape), times, 0)
+    noise = draw_noise(step_noise(config.seed, 0), tuple(batch.latents.shape), times)
     batch = dataclasses.replace(
         batch,
         latents=batch.latents.to(dtype),
@@ -131,7 +132,7 @@ def test_only_the_adapter_learns(model, clip, clip_vision):
     config = settings(steps=2, precision="bf16", gradient_checkpointing=True)
     with training_backbone(model, clip, clip_vision, config, 64) as backbone:
         trainer = trainer_of(backbone, config)
-        inside = [c.cell_contents for c in backbone.denoise.__closure__]
+        inside = vars(backbone.denoise.__self__).values()
         (unet,) = {id(c): c for c in inside if isinstance(c, torch.nn.Module)}.values()
         frozen = {k: v.clone() for k, v in unet.state_dict().items()}
         start = {k: v.clone() for k, v in trainer.adapter.state_dict().items()}
@@ -331,7 +332,7 @@ def pretrained_backbone(world):
     latents = world.tensors["latents"]
     for step in range(300):
         drawn = torch.arange(step * 32, step * 32 + 32) * 7 % len(latents)
-        noise = draw_noise(settings(), (32, *latents.shape[1:]), 100, step)
+        noise = draw_noise(step_noise(0, step), (32, *latents.shape[1:]), 100)
         a = backbone.alphas_cumprod[noise.timesteps].view(-1, 1, 1, 1)
         noisy = a.sqrt() * latents[drawn] + (1 - a).sqrt() * noise.noise
         text = backbone.encode_text([world.caption(int(i)) for i in drawn])

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from multi_ipadapter.training.__main__ import main, read_arguments
+from multi_ipadapter.training.__main__ import train
+from multi_ipadapter.training.command import main, read_arguments
 
 from .people import damage, settings_with, write_people
 
@@ -123,7 +124,7 @@ def test_two_processes_train_the_same_run(config, monkeypatch):
 
 
 def error_of(capsys, *arguments) -> str:
-    assert main(list(map(str, arguments))) == 1
+    assert main(train, list(map(str, arguments))) == 1
     text = capsys.readouterr().err
     assert text.startswith("training: ") and "Traceback" not in text
     return text

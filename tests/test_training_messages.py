@@ -92,11 +92,11 @@ def test_the_command_line_says_where_it_begins_and_ends(config, tmp_path):  # no
 
 STOPPED = """
 import sys
-from multi_ipadapter.training import __main__ as cli
+from multi_ipadapter.training import __main__ as door, command as cli
 stop = cli.StopSignals()
 stop.asked = True  # as if Ctrl-C had come while the models were loaded
 job, resume = cli.read_arguments(sys.argv[1:])
-assert not cli.run_job(job, resume, cli.start_processes(), stop)
+assert not cli.run_job(job, resume, door.train, cli.start_processes(), stop)
 """
 
 

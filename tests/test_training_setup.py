@@ -17,17 +17,20 @@ from multi_ipadapter.models.checkpoint import encoder_name, save_adapter
 from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.demo_models import DemoConfig, build_clip, build_unet, build_vae
 from multi_ipadapter.nodes.load import FOLDER
-from multi_ipadapter.nodes.training_backbone import private_unet, training_backbone
-from multi_ipadapter.nodes.training_checks import check_model, check_settings, tell_skipped
-from multi_ipadapter.nodes.training_identity import run_identity
-from multi_ipadapter.training.job import DataConfig
+from multi_ipadapter.nodes.training_backbone import training_backbone
+from multi_ipadapter.nodes.training_identity import run_fingerprint
+from multi_ipadapter.nodes.unet.kind import check_model
+from multi_ipadapter.nodes.unet.private import private_unet
+from multi_ipadapter.runs.streams import SPLIT, numbers
+from multi_ipadapter.training.checks import check_settings, tell_skipped
+from multi_ipadapter.training.job import DataConfig, Job
 from multi_ipadapter.training.processes import OneProcess
 from multi_ipadapter.training.records import Skipped
 
 from .builders import assert_says, make_adapter, refusal
 from .people import damage, settings_with
 from .training_node import train
-from .training_world import settings
+from .training_world import ENCODERS, settings
 
 QUERY = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
 
@@ -161,17 +164,17 @@ def test_another_model_or_other_captions_are_another_run(base, models, dataset, 
 
 
 def test_loras_are_told_apart_whether_loaded_or_not(sd15, clip, dataset):
-    def identity(model):
-        data = DataConfig("people", size=64)
-        return run_identity(model, clip, dataset, data, 0.0, "epsilon")["model"]
+    def fingerprint(model):
+        job = Job(DataConfig("people", size=64), settings())
+        return run_fingerprint(model, clip, ENCODERS, dataset, job, "epsilon")["model"]
 
-    one = identity(with_lora(sd15))
-    assert one == identity(with_lora(sd15)), "the same LoRA, loaded again"
+    one = fingerprint(with_lora(sd15))
+    assert one == fingerprint(with_lora(sd15)), "the same LoRA, loaded again"
     others = (sd15, with_lora(sd15, 0.5), with_lora(sd15, seed=9))
-    assert len({one, *map(identity, others)}) == 4
+    assert len({one, *map(fingerprint, others)}) == 4
     loaded = with_lora(sd15)
     comfy.model_management.load_models_gpu([loaded])
-    assert identity(loaded) == one, "though its weights were merged"
+    assert fingerprint(loaded) == one, "though its weights were merged"
 
 
 def test_another_run_is_refused_before_its_cache_is_built(base, models, dataset):
@@ -283,7 +286,7 @@ def test_without_validation_nobody_is_withheld(base, models, dataset):
 
 def test_previews_take_another_case_for_a_bad_picture(base, models, dataset):
     text = settings_with(cache=False, validate_every=4, previews=1)
-    _, held_out = dataset.split(2, 0)  # 0.3 of 8, and the seed
+    _, held_out = dataset.split(2, numbers(0, SPLIT))  # 0.3 of 8, and the seed
     people = base / "input/people"
     (people / held_out.name(1)).write_bytes(b"damaged" * 200)
     sheet = train(models, dataset, settings=text, steps=1).args[3]

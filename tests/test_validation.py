@@ -13,11 +13,10 @@ from multi_ipadapter.models.files import write_safetensors
 from multi_ipadapter.models.projection import POOLED
 from multi_ipadapter.training.initial import initial_adapter
 from multi_ipadapter.training.loop import TrainingError
-from multi_ipadapter.training.run import Run
 from multi_ipadapter.training.validation import Interval, Validator
 
 from .builders import assert_says, refusal
-from .training_world import WIDTHS, World, one_layer_backbone, settings
+from .training_world import WIDTHS, World, make_run, one_layer_backbone, settings
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +103,7 @@ def test_memory_that_runs_out_in_a_validation(tmp_path, first):
 
     small = dataclasses.replace(backbone, attention_ratio=attention_ratio)
     config = settings(validate_every=2, batch_size=1)
-    run = Run(tmp_path, config, small, World(), World(seed=1), WIDTHS, {})
+    run = make_run(tmp_path, config, small, World(seed=1))
     message = refusal(run.go, kind=TrainingError)
     left = "no checkpoint" if first == 1 else "state-00000002.safetensors, is intact"
     step = 0 if first == 1 else 2
@@ -113,7 +112,7 @@ def test_memory_that_runs_out_in_a_validation(tmp_path, first):
 
 def test_the_largest_seed(tmp_path):
     config = settings(seed=2**32 - 1, validate_every=1, steps=1)
-    run = Run(tmp_path, config, one_layer_backbone(), World(), World(seed=1), WIDTHS, {})
+    run = make_run(tmp_path, config, held_out=World(seed=1))
     assert run.go().finished
     assert_says(refusal(settings, seed=2**32), f"seed = {2**32}", f"below {2**32}")
 

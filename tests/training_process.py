@@ -6,26 +6,25 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 
-from multi_ipadapter.training import __main__ as cli
-from multi_ipadapter.training.run import Run, Watcher
-from tests.training_world import WIDTHS, World, one_layer_backbone, settings
+from multi_ipadapter.training.processes import StopSignals, start_processes
+from multi_ipadapter.training.run import Watcher
+from tests.training_world import make_run, settings
 
 
 def main(folder: str, changes: str, kill: str) -> int:
     """Train; `kill` is "step 5" or "replace 2": there the process kills itself."""
     torch.set_num_threads(1)
-    processes = cli.start_processes()
+    processes = start_processes()
     print(f"process {processes.rank} of {processes.count}\n", end="", flush=True)
     config = settings(**json.loads(changes))
-    run = Run(Path(folder), config, one_layer_backbone(), World(), None, WIDTHS, {}, processes)
+    run = make_run(folder, config, processes=processes)
     what, _, when = kill.partition(" ")
     if what in ("replace", "fsync"):
         die_inside(what, int(when))
-    stop = cli.StopSignals()
+    stop = StopSignals()
 
     def on_step(report) -> None:
         if what in ("kill", "term", "int") and report.step == int(when):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from multi_ipadapter.models.attention import add_image_attention, sdpa
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.backbone import Backbone
 from multi_ipadapter.training.config import TrainingConfig
+from multi_ipadapter.training.features import Encoders
+from multi_ipadapter.training.run import MadeFrom, Run
 
 WIDTHS = {POOLED: 48, HIDDEN: 64}
 SMALL = TrainingConfig(
@@ -30,6 +33,10 @@ SMALL = TrainingConfig(
     checkpoint_every=0,
     max_references=3,
 )
+
+
+# Of what they read, nothing is asked but the widths: `World` has the features.
+ENCODERS = Encoders(lambda pictures, names: {}, "encoders", WIDTHS)
 
 
 def settings(**changes) -> TrainingConfig:
@@ -132,3 +139,9 @@ def one_layer_backbone(prediction: str = "epsilon", dtype=torch.float32) -> Back
         null_features=null,
         device=torch.device("cpu"),
     )
+
+
+def make_run(folder, config, backbone=None, held_out=None, fingerprint=None, processes=None) -> Run:
+    """A run in the small world."""
+    made_from = MadeFrom(World(), held_out, ENCODERS, fingerprint or {})
+    return Run(Path(folder), config, backbone or one_layer_backbone(), made_from, processes)

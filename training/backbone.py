@@ -12,6 +12,7 @@ from torch import Tensor
 from ..models.aggregation import Aggregated
 
 Text = Mapping[str, Tensor]
+Prediction = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,6 @@ class Backbone:
     text_weights: Callable[[], list[tuple[Tensor, Tensor]]]
     attention_ratio: Callable[[Tensor, Tensor, Text, Sequence[Aggregated]], Tensor]
     alphas_cumprod: Tensor
-    prediction: Literal["epsilon", "v_prediction"]
+    prediction: Prediction
     null_features: Mapping[str, Tensor]
     device: torch.device

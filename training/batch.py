@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .records import Skipped
-from .sampling import Row
+from .records import PictureIndex, Skipped
+from .sampling import Identities, Row
 
 LATENTS, MASK = "latents", "mask"
 R, T = TypeVar("R"), TypeVar("T")
@@ -21,14 +21,11 @@ class UnreadableError(ValueError):
 
 
 class FeatureSource(Protocol):
-    """Cached or freshly encoded tensors of pictures, by picture number.
+    """Cached or freshly encoded tensors of pictures, by picture number."""
 
-    Attributes:
-        skipped: pictures that cannot be read, and why, as far as is known.
-    """
-
-    index: object
-    skipped: Sequence[Skipped]
+    @property
+    def index(self) -> Identities:
+        """Whose pictures they are."""
 
     def fetch(self, numbers: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
         """[len(numbers), ...] each.
@@ -38,11 +35,26 @@ class FeatureSource(Protocol):
         """
 
     def readable(self, rows: Sequence[R]) -> list[R]:
-        """The rows (target, references) without the pictures in `skipped`; no reference becomes
-        its row's target."""
+        """The rows (target, references) without pictures that cannot be read, as far as is known;
+        no reference becomes its row's target."""
 
     def caption(self, number: int) -> str:
         """Caption of a picture."""
+
+
+class PictureSource(FeatureSource, Protocol):
+    """The same, of pictures of a dataset."""
+
+    @property
+    def index(self) -> PictureIndex:
+        """The pictures that it has."""
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        """Pictures that cannot be read, and why, as far as is known."""
+
+    def of(self, index: PictureIndex) -> PictureSource:
+        """The same for a part of the index."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,17 @@ from torch import Tensor
 from ..models.projection import HIDDEN
 from .batch import LATENTS, MASK, R
 from .claims import STALE_SECONDS, Claim, remove_stale, take
-from .features import Encode, Encoded, encode_pictures
-from .plan import CacheKey, Plan, check_key, read_plan, shard_ends, shard_path, write_plan
+from .features import Encoded, Encoders, encode_pictures
+from .plan import (
+    CacheKey,
+    CacheSpec,
+    Plan,
+    check_key,
+    read_plan,
+    shard_ends,
+    shard_path,
+    write_plan,
+)
 from .records import PictureIndex, Skipped, require_pairs
 from .shards import (
     DamagedShardError,
@@ -31,40 +40,43 @@ from .shards import (
     write_shard,
 )
 
-SHARD_BYTES = 256 << 20
 _SCALE = ".scale"
 _POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
+OnProgress = Callable[[int, int], None]  # pictures done, of how many
+ShouldStop = Callable[[], bool]
+_EncodeNumbers = Callable[[Sequence[int]], Iterator[Encoded]]
+
+
+def open_cache(
+    folder: Path,
+    index: PictureIndex,
+    encoders: Encoders,
+    spec: CacheSpec,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop = lambda: False,
+) -> FeatureCache | None:
+    """The cache in a folder, after what it lacks is encoded; None when stopped before that.
+
+    Raises:
+        ValueError, OSError: as `build_cache` and `FeatureCache`.
+    """
+    complete = build_cache(folder, index, encoders, spec, on_progress, should_stop)
+    return FeatureCache(folder, index, spec.key) if complete else None
+
 
 def build_cache(
-    index: PictureIndex,
     folder: Path,
-    encode: Encode,
-    fingerprint: str,
-    size: int,
-    fit: str = "crop",
-    batch_size: int = 16,
-    int8: bool = False,
-    names: Sequence[str] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    verify: bool = False,
-    shard_bytes: int = SHARD_BYTES,
-    recogniser: str = "",
+    index: PictureIndex,
+    encoders: Encoders,
+    spec: CacheSpec,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop = lambda: False,
 ) -> bool:
     """Encode what the cache still lacks; several processes may do so at once.
 
     Killed at any moment, it goes on with the shards that are missing.
-
-    Args:
-        encode: pictures uint8 [b, size, size, 3] -> features, "latents" among them.
-        fingerprint: of the encoders behind `encode`; `recogniser` is that of faces.
-        int8: store the hidden states with 8 bits a value, and one scale per row of them.
-        names: features to store besides the latents; None: all. The hidden states are most of a
-            cache, and a linear projection does not read them.
-        on_progress: called with (pictures done, of how many).
-        verify: compare the checksums of what is there, and make damaged shards anew.
 
     Returns:
         True when complete, False when stopped.
@@ -73,16 +85,17 @@ def build_cache(
         ValueError: the folder holds a cache of something else, or no picture can be read.
         OSError: the disk is full.
     """
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    key = CacheKey(fingerprint, size, fit, index.digest(times=True), recogniser=recogniser)
 
-    def encoded(numbers: Sequence[int]):
-        return encode_pictures(index, numbers, encode, size, fit, batch_size)
+    def encoded(numbers: Sequence[int]) -> Iterator[Encoded]:
+        size, fit, names = spec.key.size, spec.key.fit, spec.stored
+        return encode_pictures(
+            index, numbers, encoders.encode, size, fit, encoders.batch_size, names
+        )
 
-    plan = _agree(folder, key, index, encoded, int8, names, shard_bytes)
-    left = [i for i in range(len(plan.ends)) if not _is_complete(folder, plan, i, verify)]
+    plan = _agree(folder, spec, index, encoded)
+    left = [i for i in range(len(plan.ends)) if not _is_complete(folder, plan, i)]
     _check_room(folder, plan, left)
     while left:
         for shard in list(left):
@@ -90,12 +103,12 @@ def build_cache(
             if claim is None:
                 continue
             with claim:
-                if not _is_complete(folder, plan, shard, verify) and not _build_shard(
+                if not _is_complete(folder, plan, shard) and not _build_shard(
                     folder, plan, shard, encoded, claim, on_progress, should_stop
                 ):
                     return False
             left.remove(shard)
-        left = [i for i in left if not _is_complete(folder, plan, i, verify)]
+        left = [i for i in left if not _is_complete(folder, plan, i)]
         if left:  # another process has them
             if should_stop():
                 return False
@@ -114,21 +127,13 @@ class FeatureCache:
         ValueError: no cache, an unfinished one, or one of other encoders, size, fit or pictures.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        index: PictureIndex,
-        fingerprint: str,
-        size: int,
-        fit: str,
-        recogniser: str = "",
-    ):
-        self.folder = Path(folder)
-        self.plan = read_plan(self.folder)
-        if self.plan is None:
+    def __init__(self, folder: Path, index: PictureIndex, key: CacheKey):
+        self.folder = folder
+        plan = read_plan(folder)
+        if plan is None:
             raise ValueError(f"There is no feature cache in {folder}. Build it first.")
-        key = CacheKey(fingerprint, size, fit, index.digest(times=True), recogniser=recogniser)
-        check_key(self.folder, self.plan.key, key)
+        check_key(folder, plan.key, key)
+        self.plan = plan
         self._ends = np.asarray(self.plan.ends)
         self._shards = [self._open(i) for i in range(len(self.plan.ends))]
         bad = {
@@ -178,15 +183,6 @@ class FeatureCache:
         with torch.inference_mode(False):  # autograd must be able to save what comes out
             return {name: self._gather(name, shards.tolist(), rows.tolist()) for name in names}
 
-    def verify(self) -> None:
-        """Read everything and compare all checksums.
-
-        Raises:
-            DamagedShardError: a shard has changed on disk.
-        """
-        for shard in self._shards:
-            shard.verify()
-
     def _open(self, shard: int) -> Shard:
         path = shard_path(self.folder, shard)
         if not path.is_file():
@@ -233,23 +229,19 @@ def _remove_leftovers(folder: Path) -> None:
             continue  # another process was faster
 
 
-def _is_complete(folder: Path, plan: Plan, shard: int, verify: bool) -> bool:
+def _is_complete(folder: Path, plan: Plan, shard: int) -> bool:
     path = shard_path(folder, shard)
     if not path.is_file():
         return False
     try:
-        opened = Shard(path, plan.layout, len(plan.rows_of(shard)))
-        if verify:
-            opened.verify()
+        Shard(path, plan.layout, len(plan.rows_of(shard)))
     except DamagedShardError as error:
         _log.warning("%s It is made anew.", error)
         return False
     return True
 
 
-def _agree(
-    folder: Path, key: CacheKey, index: PictureIndex, encoded, int8: bool, names, shard_bytes: int
-) -> Plan:
+def _agree(folder: Path, spec: CacheSpec, index: PictureIndex, encoded: _EncodeNumbers) -> Plan:
     """The plan of all processes: whoever comes first makes it."""
     while (plan := read_plan(folder)) is None:
         claim = take(folder / "cache.claim")
@@ -258,28 +250,21 @@ def _agree(
             continue
         with claim:
             if read_plan(folder) is None:
-                plan = _make_plan(key, index, encoded, int8, names, shard_bytes)
+                plan = _make_plan(spec, index, encoded)
                 write_plan(folder, plan)
-    check_key(folder, plan.key, key)
-    wanted = (int8, plan.names if names is None else _stored_names(names))
-    if wanted != (plan.int8, plan.names):
+    check_key(folder, plan.key, spec.key)
+    if (spec.int8, spec.stored) != (plan.int8, plan.names):
         raise ValueError(
             f"The feature cache in {folder} holds {', '.join(plan.names)} with int8 = {plan.int8}; "
-            f"wanted {', '.join(wanted[1])} with int8 = {int8}. Delete it, or set another "
+            f"wanted {', '.join(spec.stored)} with int8 = {spec.int8}. Delete it, or set another "
             "cache_folder."
         )
     return plan
 
 
-def _stored_names(names: Sequence[str]) -> tuple[str, ...]:
-    return (LATENTS, *sorted(set(names) - {LATENTS, MASK}))
-
-
-def _make_plan(
-    key: CacheKey, index: PictureIndex, encoded, int8: bool, names, shard_bytes: int
-) -> Plan:
+def _make_plan(spec: CacheSpec, index: PictureIndex, encoded: _EncodeNumbers) -> Plan:
     """From the first picture that can be read."""
-    reasons = []
+    reasons: list[str] = []
     for number in range(len(index)):
         batch = next(encoded([number]))
         if batch.numbers:
@@ -287,15 +272,15 @@ def _make_plan(
         reasons += batch.bad.values()
     else:
         raise ValueError(f"No picture of {index.root} can be read. {' '.join(reasons[:3])}")
-    stored = _stored_names(batch.features if names is None else names)
-    unknown = set(stored) - set(batch.features)
+    unknown = set(spec.stored) - set(batch.features)
     if unknown:
         raise ValueError(
             f"Got {', '.join(sorted(unknown))} to store; the encoder gives "
             f"{', '.join(batch.features)}."
         )
-    layout = layout_of(_stored(batch, stored, int8, index.store.has_masks))
-    return Plan(key, int8, stored, layout, shard_ends(index, row_bytes(layout), shard_bytes))
+    layout = layout_of(_stored(batch, spec.stored, spec.int8, index.store.has_masks))
+    ends = shard_ends(index, row_bytes(layout), spec.shard_bytes)
+    return Plan(spec.key, spec.int8, spec.stored, layout, ends)
 
 
 def _check_room(folder: Path, plan: Plan, shards: Sequence[int]) -> None:
@@ -310,7 +295,13 @@ def _check_room(folder: Path, plan: Plan, shards: Sequence[int]) -> None:
 
 
 def _build_shard(
-    folder: Path, plan: Plan, shard: int, encoded, claim: Claim, on_progress, should_stop
+    folder: Path,
+    plan: Plan,
+    shard: int,
+    encoded: _EncodeNumbers,
+    claim: Claim,
+    on_progress: OnProgress | None,
+    should_stop: ShouldStop,
 ) -> bool:
     """False when stopped; then nothing is written."""
     numbers = plan.rows_of(shard)

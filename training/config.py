@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..models.aggregation import Aggregation
+from .state import MayChange
 
-# What may change when a run is resumed: nothing else may. The first group shapes the steps to come,
-# so a change is told; it is what the remedies for NaN and for too little memory ask for.
-TOLD_CHANGES = ("learning_rate", "projection_learning_rate", "clip_norm", "precision")
-TOLD_CHANGES += ("batch_size", "accumulation")
-FREE_CHANGES = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
-FREE_CHANGES += ("prefetch", "compile", "gradient_checkpointing")
-FREE_CHANGES += ("validation_identities", "validation_references")
+# The first group shapes the steps to come, so a change is told; it is what the remedies for NaN and
+# for too little memory ask for.
+_TOLD = ("learning_rate", "projection_learning_rate", "clip_norm", "precision")
+_TOLD += ("batch_size", "accumulation")
+_FREE = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+_FREE += ("prefetch", "compile", "gradient_checkpointing")
+_FREE += ("validation_identities", "validation_references")
+MAY_CHANGE = MayChange(_TOLD, _FREE)
 
 
 @dataclass(frozen=True)

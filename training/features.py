@@ -17,7 +17,26 @@ from .records import PictureIndex, printable
 # Pictures uint8 [b, H, W, 3] -> {"latents": [b, c, h, w], other features: [b, ...]}; a second
 # argument names those that are wanted, so that references cost no pass of the VAE.
 Encode = Callable[..., Mapping[str, Tensor]]
+BATCH = 16  # pictures at a time
 _THREADS = 4
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The models that read pictures for training.
+
+    Attributes:
+        fingerprint: of all of them but the recogniser; another one means other features.
+        widths: of the features of references, by name.
+        recogniser: the one behind the face embeddings; "" where none are read.
+        batch_size: pictures at a time.
+    """
+
+    encode: Encode
+    fingerprint: str
+    widths: Mapping[str, int]
+    recogniser: str = ""
+    batch_size: int = BATCH
 
 
 class UnusablePicturesError(ValueError):

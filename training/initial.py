@@ -29,14 +29,14 @@ def initial_adapter(
     config: TrainingConfig,
     text_weights: Sequence[tuple[Tensor, Tensor]],
     widths: Mapping[str, int],
-    face_recogniser: str = "",
+    recogniser: str = "",
 ) -> MultiIPAdapter:
     """The adapter at step 0, float32, trainable.
 
     Args:
         text_weights: W_k, W_v [D, C] of every layer.
         widths: of the encoders' features, by name.
-        face_recogniser: the one behind the face embeddings, if they are read.
+        recogniser: the one behind the face embeddings, if they are read.
 
     Raises:
         ValueError: as `plan_adapter`.
@@ -45,7 +45,7 @@ def initial_adapter(
     loaded = load_adapter(config.start_from) if config.start_from else None
     plan = _plan(config, layer_dims, text_weights[0][0].shape[1], widths, loaded)
     if FACE in plan.projection.inputs:
-        plan = dataclasses.replace(plan, recogniser=face_recogniser)
+        plan = dataclasses.replace(plan, recogniser=recogniser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapter = MultiIPAdapter(plan)

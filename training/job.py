@@ -59,6 +59,11 @@ class Job:
     run: TrainingConfig
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def held_out(self) -> float:
+        """Share of the identities that only validation sees; 0 without validation."""
+        return self.data.held_out if self.run.validate_every else 0.0
+
 
 # What the command line needs besides; a node gets models by its wires.
 FILES = ("checkpoint", "clip_vision", "vae", "face_pack", "output")

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from ..models.adapter import MultiIPAdapter
 from ..models.aggregation import Aggregated
+from ..runs import streams
 from .backbone import Backbone
 from .batch import Batch, FeatureSource, collate, pinned, with_null_images
-from .config import TrainingConfig
+from .checks import check_shares
+from .config import MAY_CHANGE, TrainingConfig
 from .objective import Noise, add_noise, draw_noise, min_snr_weight, prediction_target, row_losses
 from .optimizer import build_optimizer, learning_rate_share
 from .processes import OneProcess
@@ -36,6 +38,8 @@ from .window import Report, Window
 log = logging.getLogger("MultiIPAdapter")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+OnStep = Callable[[Report], None] | None
+OnValidate = Callable[[int], None] | None  # told the step
 Prepared = tuple[Batch, Noise, Mapping[str, Tensor]]  # with the encoded captions
 
 
@@ -63,7 +67,7 @@ class Trainer:
     """A run: its adapter, the average of its weights (EMA), and where it stands.
 
     Args:
-        run: values that identify the run, checked on resuming (settings, data, encoders).
+        fingerprint: values of data and models, checked on resuming as the settings are.
         folder: for states; None: nothing is kept on disk.
     """
 
@@ -74,7 +78,7 @@ class Trainer:
         source: FeatureSource,
         config: TrainingConfig,
         folder: Path | None = None,
-        run: Mapping[str, Any] | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
         processes: OneProcess | None = None,
     ):
         self.adapter = adapter.to(backbone.device)
@@ -82,13 +86,9 @@ class Trainer:
         self.source = source
         self.config = config
         self.folder = folder
-        self.run = dict(run or {}) | {"config": config.to_dict()}
+        self.fingerprint = dict(fingerprint or {}) | {"config": config.to_dict()}
         self.processes = processes or OneProcess()
-        if config.batch_size % self.processes.count:
-            raise ValueError(
-                f"Got batch_size {config.batch_size} for {self.processes.count} processes; "
-                "expected a multiple of their number."
-            )
+        check_shares(config, self.processes)
         self.sampler = DropOneSampler(source.index, config)
         self.module = self.processes.wrap(KeysAndValues(self.adapter))
         self.parameters = [p for p in adapter.parameters() if p.requires_grad]
@@ -111,7 +111,7 @@ class Trainer:
         for path in reversed(checkpoints(self.folder) if self.folder else []):
             try:
                 self.progress, changes = load_state(
-                    path, self.run, self.adapter, self.ema, self.optimizer
+                    path, self.fingerprint, MAY_CHANGE, self.adapter, self.ema, self.optimizer
                 )
             except OtherRunError:
                 raise
@@ -137,7 +137,7 @@ class Trainer:
         self.progress.scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
         return save_state(
             self.folder,
-            self.run,
+            self.fingerprint,
             self.progress,
             self.adapter,
             self.ema,
@@ -154,8 +154,8 @@ class Trainer:
 
     def train(
         self,
-        on_step: Callable[[Report], None] | None = None,
-        on_validate: Callable[[int], None] | None = None,
+        on_step: OnStep = None,
+        on_validate: OnValidate = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Run to the last step; False when stopped early. The state is saved either way.
@@ -201,7 +201,7 @@ class Trainer:
             return False
         return self.processes.any(should_stop())
 
-    def _after_step(self, window, on_step, on_validate) -> None:
+    def _after_step(self, window: Window, on_step: OnStep, on_validate: OnValidate) -> None:
         step, config = self.progress.step, self.config
         keep = bool(config.checkpoint_every) and step % config.checkpoint_every == 0
         if keep or step % config.log_every == 0 or step == config.steps:
@@ -214,7 +214,7 @@ class Trainer:
             self.save()
             self.processes.wait()
 
-    def _report(self, window: Window, on_step) -> None:
+    def _report(self, window: Window, on_step: OnStep) -> None:
         if not window.losses:
             return
         if self.processes.any(bool(problem := window.problem())):
@@ -306,7 +306,8 @@ class Trainer:
         def prepare(micro_step: int) -> Prepared:
             batch = collate(self.source, self.sampler.batch(micro_step)[mine], names, slots)
             shape = (self.config.batch_size, *batch.latents.shape[1:])
-            drawn = draw_noise(self.config, shape, num_timesteps, micro_step)
+            random = streams.step_noise(self.config.seed, micro_step)
+            drawn = draw_noise(random, shape, num_timesteps, self.config.noise_offset)
             noise = Noise(*(x[mine] for x in drawn))
             text = self.backbone.encode_text(batch.captions)
             if device.type == "cuda":
@@ -329,7 +330,7 @@ class Trainer:
                     future.cancel()
 
 
-def autocast(config: TrainingConfig, device: torch.device):
+def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager[None]:
     """Half precision where the settings ask for it; the adapter's weights stay float32."""
     if config.precision == "fp32":
         return nullcontext()

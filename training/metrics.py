@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..models.files import atomically
 from .state import disk_errors
-from .validation import ValidationReport
-from .window import Report
 
 
 class MetricsFile:
@@ -31,13 +28,13 @@ class MetricsFile:
         if self._events is not None:
             self._events.close()
 
-    def step(self, report: Report) -> None:
+    def step(self, values: dict[str, Any]) -> None:
         """Write a report of the loop."""
-        self._write("train", asdict(report))
+        self._write("train", values)
 
-    def validation(self, report: ValidationReport) -> None:
+    def validation(self, values: dict[str, Any]) -> None:
         """Write a validation."""
-        self._write("validation", report.to_dict())
+        self._write("validation", values)
 
     def _write(self, kind: str, values: dict[str, Any]) -> None:
         with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:

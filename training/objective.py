@@ -7,8 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import TrainingConfig
-
 
 class Noise(NamedTuple):
     """Noise [B, c, h, w] and timesteps int64 [B]."""
@@ -18,19 +16,14 @@ class Noise(NamedTuple):
 
 
 def draw_noise(
-    config: TrainingConfig, shape: tuple[int, ...], num_timesteps: int, micro_step: int
+    random: torch.Generator, shape: tuple[int, ...], num_timesteps: int, noise_offset: float = 0.0
 ) -> Noise:
-    """For the global batch, from (seed, micro-step) alone; shape [B, c, h, w], on the CPU."""
-    random = torch.Generator().manual_seed(_mix(config.seed, micro_step))
+    """For a whole batch; shape [B, c, h, w], on the CPU."""
     noise = torch.randn(shape, generator=random)
     timesteps = torch.randint(0, num_timesteps, shape[:1], generator=random)
-    if config.noise_offset:
-        noise += config.noise_offset * torch.randn(*shape[:2], 1, 1, generator=random)
+    if noise_offset:
+        noise += noise_offset * torch.randn(*shape[:2], 1, 1, generator=random)
     return Noise(noise, timesteps)
-
-
-def _mix(seed: int, step: int) -> int:
-    return (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 1) % 2**63
 
 
 def add_noise(latents: Tensor, noise: Noise, alphas_cumprod: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .batch import MASK, R, UnreadableError
-from .features import Encode, encode_pictures
+from .features import BATCH, Encode, encode_pictures
 from .records import PictureIndex, Skipped
 from .sampling import without_bad
 
@@ -24,7 +24,7 @@ class OnlineSource:
         encode: Encode,
         size: int,
         fit: str = "crop",
-        batch_size: int = 16,
+        batch_size: int = BATCH,
     ):
         self.index = index
         self._encode, self._size, self._fit, self._batch_size = encode, size, fit, batch_size

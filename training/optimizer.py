@@ -7,6 +7,7 @@ import math
 import torch
 
 from ..models.adapter import MultiIPAdapter
+from .checks import check_optimizer
 from .config import TrainingConfig
 
 
@@ -35,12 +36,9 @@ def build_optimizer(adapter: MultiIPAdapter, config: TrainingConfig) -> torch.op
         for params, rate in zip((projection, others), rates, strict=True)
     ]
     if config.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise ValueError(
-                "optimizer = adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw."
-            ) from error
+        check_optimizer(config)
+        from bitsandbytes.optim import AdamW8bit
+
         return AdamW8bit(groups, weight_decay=config.weight_decay)
     # The fused form needs no word from the GPU about whether the scaler found a gradient infinite.
     fused = projection[0].device.type == "cuda"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .batch import LATENTS, MASK
 from .records import PictureIndex
 
 _FORMAT = 1
@@ -29,6 +30,29 @@ class CacheKey:
     index: str
     format: int = _FORMAT
     recogniser: str = ""
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a cache is for.
+
+    Attributes:
+        key: what it is made from.
+        names: features to store besides the latents. The hidden states are most of a cache, and a
+            linear projection does not read them.
+        int8: store the hidden states with 8 bits a value, and one scale per row of them.
+        shard_bytes: of a file of the cache, about.
+    """
+
+    key: CacheKey
+    names: Sequence[str]
+    int8: bool = False
+    shard_bytes: int = 256 << 20
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """All that is stored; masks are where the dataset has them."""
+        return (LATENTS, *sorted(set(self.names) - {LATENTS, MASK}))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-_SPLIT_STREAM = 10
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -212,26 +210,24 @@ class PictureIndex:
             None if self._stats is None else self._stats[numbers],
         )
 
-    def split(self, held_out: float | int, seed: int) -> tuple[PictureIndex, PictureIndex]:
+    def split(
+        self, held_out: int, random: np.random.Generator
+    ) -> tuple[PictureIndex, PictureIndex]:
         """Training and held-out part, without a common identity.
 
         Args:
-            held_out: a share (float) or a number (int) of the identities with two or more
-                pictures; a share holds out at least one.
+            held_out: number of the identities with two or more pictures.
 
         Raises:
             ValueError: nothing would be left to train on.
         """
         usable = np.flatnonzero(self.counts() >= 2)
-        share = isinstance(held_out, float)
-        count = max(1, round(held_out * len(usable))) if share and held_out else int(held_out)
-        if not 0 <= count < len(usable):
+        if not 0 <= held_out < len(usable):
             raise ValueError(
                 f"Got {len(usable)} identities with two or more pictures and {held_out} to hold "
                 "out; at least one must be left to train on. Hold fewer out, or add identities."
             )
-        random = np.random.Generator(np.random.Philox(key=[seed, _SPLIT_STREAM]))
-        chosen = np.sort(random.permutation(usable)[:count])
+        chosen = np.sort(random.permutation(usable)[:held_out])
         left = np.setdiff1d(np.arange(len(self.identities)), chosen)
         return self.subset(left), self.subset(chosen)
 

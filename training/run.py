@@ -11,16 +11,21 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
 
 from ..models.adapter import MultiIPAdapter
 from ..models.checkpoint import save_adapter
 from ..models.files import atomically
+from ..runs import streams
 from .backbone import Backbone
-from .batch import FeatureSource
+from .batch import FeatureSource, PictureSource
+from .checks import check_new
 from .config import TrainingConfig
+from .features import Encoders
 from .initial import initial_adapter, made_settings
 from .lock import take_lock
 from .loop import Report, Trainer
@@ -33,6 +38,7 @@ log = logging.getLogger("MultiIPAdapter")
 
 ADAPTER = "adapter.safetensors"
 
+S = TypeVar("S", bound=FeatureSource, covariant=True)
 
 _LONG_WARMUP = (
     "Got warmup = %d in a run of %d steps: the learning rate stays below what you set. Set warmup "
@@ -42,8 +48,9 @@ _LONG_WARMUP = (
 
 @dataclass(frozen=True)
 class Watcher:
-    """Told about a run while it goes on; all optional. `on_start` gets the step it goes on from,
-    `validating` makes a context around each validation from its step."""
+    """Told about a run while it goes on; all optional. `on_cache` gets how many pictures are
+    encoded, of how many; `on_start` the step that the run goes on from; `validating` makes a
+    context around each validation from its step."""
 
     on_step: Callable[[Report], None] = lambda report: None
     on_validation: Callable[[ValidationReport, MultiIPAdapter], None] = lambda report, adapter: None
@@ -51,6 +58,8 @@ class Watcher:
     stops: tuple[type[BaseException], ...] = ()  # raised in the middle of a step; mean "stop" too
     on_start: Callable[[int], None] = lambda step: None
     validating: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext()
+    on_cache: Callable[[int, int], None] = lambda done, count: None
+    on_preview: Callable[[Image.Image], None] = lambda sheet: None
 
 
 def where_it_begins(step: int, steps: int) -> str:
@@ -58,6 +67,29 @@ def where_it_begins(step: int, steps: int) -> str:
     if step >= steps:
         return f"finished already, at step {step}; raise steps to go on"
     return f"resumed from step {step} of {steps}" if step else f"new run of {steps} steps"
+
+
+def split(
+    source: PictureSource, held_out: float, seed: int
+) -> tuple[PictureSource, PictureSource | None]:
+    """For training, and for validation, which compares identities and so needs two of them.
+
+    Args:
+        held_out: share of the identities with two or more pictures.
+    """
+    if not held_out:
+        return source, None
+    usable = int((source.index.counts() >= 2).sum())
+    count = max(2, round(held_out * usable))
+    if usable - count < 2:
+        log.warning(
+            "Got %d identities with two or more pictures; all are used for training, and none is "
+            "left to validate with.",
+            usable,
+        )
+        return source, None
+    training, validation = source.index.split(count, streams.numbers(seed, streams.SPLIT))
+    return source.of(training), source.of(validation)
 
 
 @dataclass(frozen=True)
@@ -70,36 +102,51 @@ class Result:
     metrics: list[dict[str, Any]]
 
 
-class Run:
-    """A run that can be started, cancelled and resumed.
+@dataclass(frozen=True)
+class MadeFrom(Generic[S]):
+    """What a run is made from, besides its settings.
 
-    Args:
-        widths: of the encoders' features, by name.
-        identity: values that identify data and models, checked on resuming.
+    Attributes:
+        training: pictures to learn from.
+        held_out: pictures to validate with; None: no validation.
+        encoders: what read them.
+        fingerprint: values of data and models, checked on resuming.
         job: further settings to keep in config.json, for whoever reads it.
-        face_recogniser: the one behind the face embeddings, if the adapter reads them.
     """
+
+    training: S
+    held_out: S | None
+    encoders: Encoders
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    job: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """A run that can be started, cancelled and resumed."""
 
     def __init__(
         self,
         folder: Path,
         config: TrainingConfig,
         backbone: Backbone,
-        training: FeatureSource,
-        held_out: FeatureSource | None,
-        widths: dict[str, int],
-        identity: Mapping[str, Any],
+        made_from: MadeFrom[FeatureSource],
         processes: OneProcess | None = None,
-        job: Mapping[str, Any] | None = None,
-        face_recogniser: str = "",
     ):
         self.folder, self.config = folder, config
-        self.job = dict(job or {})
+        self.job = made_from.job
         self.processes = processes or OneProcess()
         folder.mkdir(parents=True, exist_ok=True)
-        adapter = initial_adapter(config, backbone.text_weights(), widths, face_recogniser)
+        encoders, held_out = made_from.encoders, made_from.held_out
+        weights = backbone.text_weights()
+        adapter = initial_adapter(config, weights, encoders.widths, encoders.recogniser)
         self.trainer = Trainer(
-            adapter, backbone, training, config, folder, identity, self.processes
+            adapter,
+            backbone,
+            made_from.training,
+            config,
+            folder,
+            made_from.fingerprint,
+            self.processes,
         )
         self.validator = None
         if held_out is not None and config.validate_every:
@@ -122,7 +169,7 @@ class Run:
 
         def on_step(report: Report) -> None:
             if metrics is not None:
-                metrics.step(report)
+                metrics.step(dataclasses.asdict(report))
             watcher.on_step(report)
 
         def on_validate(step: int) -> None:
@@ -190,17 +237,15 @@ class Run:
             save_adapter(self.result_adapter(), path)
 
     def _begin(self, resume: bool) -> None:
-        resumed = resume and self.trainer.resume()
-        if not resumed and not resume and any(self.folder.glob("state-*.safetensors")):
-            raise ValueError(
-                f"The folder {self.folder.name} holds a run already. Resume it, or choose another "
-                "name."
-            )
+        if resume:
+            self.trainer.resume()
+        else:
+            check_new(self.folder)
         if self._first:
             for left in self.folder.glob(".*.tmp"):  # by a process that was killed while writing
                 left.unlink(missing_ok=True)
             settings = made_settings(self.config, self.trainer.adapter.config)
-            text = json.dumps(self.job | settings, indent=2)
+            text = json.dumps({**self.job, **settings}, indent=2)
             path = self.folder / "config.json"
             with disk_errors(path), atomically(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -211,7 +256,7 @@ class Run:
         report = self.validator(adapter.to(device), step, watcher.should_stop)
         if report is None:
             return
-        metrics.validation(report)
+        metrics.validation(report.to_dict())
         if report.matched.mean < self.trainer.progress.best:
             self.trainer.progress.best = report.matched.mean
             if step:

@@ -1,8 +1,4 @@
-"""Which picture each row restores, and from which others: drawn anew from (seed, step, row).
-
-Nothing is remembered between steps, so a resumed run, or one on another number of processes,
-draws the same rows.
-"""
+"""Which picture each row restores, and from which others: drawn anew from (seed, step, row)."""
 
 from __future__ import annotations
 
@@ -13,18 +9,19 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from ..runs import streams
 from .config import TrainingConfig
 from .records import PictureIndex, printable
 
-# Streams of random numbers that must not overlap.
-_ROWS, _EPOCH = 1, 2
 _MOST_IDENTITIES = 100  # in a row without readable pictures; then the disk is gone, most likely
 
 
 class Identities(Protocol):
     """What the sampler needs of a `PictureIndex`."""
 
-    identities: Sequence[str]
+    @property
+    def identities(self) -> Sequence[str]:
+        """Names."""
 
     def pictures_of(self, identity: int) -> range:
         """Numbers of the identity's pictures."""
@@ -77,7 +74,7 @@ class DropOneSampler:
         """Row number `position` of the run."""
         epoch, place = divmod(position, len(self))
         number = _permutation(self.config.seed, epoch, len(self))[place]
-        random = _generator(self.config.seed, _ROWS, position)
+        random = streams.numbers(self.config.seed, streams.ROWS, position)
         target = int(self.targets[number])
         references = self._references(random, target, int(number))
         drop_image, drop_text = self._dropped(random.random())
@@ -139,10 +136,6 @@ def without_bad(row: R, index: PictureIndex, is_bad: Callable[[int], bool]) -> R
     )
 
 
-def _generator(seed: int, stream: int, position: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, position]))
-
-
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    return _generator(seed, _EPOCH, epoch).permutation(length)
+    return streams.numbers(seed, streams.EPOCH, epoch).permutation(length)

@@ -99,16 +99,6 @@ class Shard:
             self._checked[name][row] = 1
         return values
 
-    def verify(self) -> None:
-        """Compare all checksums.
-
-        Raises:
-            DamagedShardError: the bytes on disk have changed.
-        """
-        for name, checked in self._checked.items():
-            for row in range(len(checked)):
-                self.row(name, row)
-
     def _damaged(self, reason: object) -> DamagedShardError:
         return DamagedShardError(
             f"{self.path.name} in {self.path.parent} is damaged ({reason}). Delete this file and "

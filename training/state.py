@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..models.files import read_tensors, write_safetensors
-from .config import FREE_CHANGES, TOLD_CHANGES
 
 METADATA_KEY = "multi_ipadapter_training"
 # What a run's fingerprints, which say nothing to a reader, stand for.
@@ -27,6 +26,13 @@ _CHANGED = {
     "text_encoder": "another text encoder, or another of its layers",
 }
 _NAME = re.compile(r"^state-(\d{8})\.safetensors$")
+
+
+class MayChange(NamedTuple):
+    """Settings that may differ when a run is resumed; of the first ones, a change is told."""
+
+    told: tuple[str, ...]
+    free: tuple[str, ...]
 
 
 class OtherRunError(ValueError):
@@ -75,14 +81,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def save_state(
     folder: Path,
-    run: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
     progress: Progress,
     module: nn.Module,
     ema: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     keep: int,
 ) -> Path:
-    """Write a state, then remove all but the last `keep`; `run` identifies the run.
+    """Write a state, then remove all but the last `keep`; `fingerprint` says which run it is.
 
     Raises:
         OSError: the disk is full, say; earlier states are intact.
@@ -97,7 +103,7 @@ def save_state(
             else:
                 values[f"{number}.{name}"] = value
     metadata = {
-        "run": dict(run),
+        "run": dict(fingerprint),
         "progress": progress.__dict__ | {"scaler": dict(progress.scaler)},
         "optimizer": values,
     }
@@ -111,7 +117,8 @@ def save_state(
 
 def load_state(
     path: Path,
-    run: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    may_change: MayChange,
     module: nn.Module,
     ema: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
@@ -129,7 +136,7 @@ def load_state(
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path.name} is not a training state.")
     saved = json.loads(metadata[METADATA_KEY])
-    changes = _check_run(path, saved["run"], run)
+    changes = _check_run(path, saved["run"], fingerprint, may_change)
     module.load_state_dict(_part(tensors, "adapter."))
     with torch.no_grad():
         for name, value in _part(tensors, "ema.").items():
@@ -143,7 +150,7 @@ def load_state(
     return Progress(**saved["progress"]), changes
 
 
-def check_other_run(folder: Path, run: Mapping[str, Any]) -> None:
+def check_other_run(folder: Path, fingerprint: Mapping[str, Any], may_change: MayChange) -> None:
     """Look only at whose states a folder holds; says nothing where none can be read.
 
     Raises:
@@ -155,7 +162,7 @@ def check_other_run(folder: Path, run: Mapping[str, Any]) -> None:
                 saved = json.loads((file.metadata() or {})[METADATA_KEY])
         except (SafetensorError, OSError, KeyError):
             continue
-        _check_run(path, saved["run"], run)
+        _check_run(path, saved["run"], fingerprint, may_change)
         return
 
 
@@ -176,13 +183,15 @@ def _flat(run: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in run.items() if k != "config"} | dict(run.get("config") or {})
 
 
-def _check_run(path: Path, saved: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+def _check_run(
+    path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any], may_change: MayChange
+) -> list[str]:
     """Settings that do not say which run it is may differ; those worth telling are returned."""
-    saved, wanted = _flat(saved), _flat(json.loads(json.dumps(dict(run))))
+    saved, wanted = _flat(saved), _flat(json.loads(json.dumps(dict(wanted))))
     differing = sorted(k for k in {*saved, *wanted} if saved.get(k) != wanted.get(k))
     told = {k: f"{k}: {saved.get(k)!r} there, {wanted.get(k)!r} now" for k in differing}
     changed = {k: _CHANGED.get(k, text) for k, text in told.items()}
-    other = [text for k, text in changed.items() if k not in (*TOLD_CHANGES, *FREE_CHANGES)]
+    other = [text for k, text in changed.items() if k not in (*may_change.told, *may_change.free)]
     if other:
         raise OtherRunError(
             f"{path.parent.name}/{path.name} belongs to another run ({'; '.join(other)}). Resume "
@@ -190,4 +199,4 @@ def _check_run(path: Path, saved: Mapping[str, Any], run: Mapping[str, Any]) -> 
             "(on the command line: output). To go on from what was learned, choose its adapter "
             "file in start_from."
         )
-    return [changed[name] for name in TOLD_CHANGES if name in changed]
+    return [changed[name] for name in may_change.told if name in changed]

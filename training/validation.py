@@ -20,12 +20,13 @@ from torch import Tensor
 
 from ..models.adapter import MultiIPAdapter
 from ..models.aggregation import Aggregated
+from ..runs import streams
 from .backbone import Backbone
 from .batch import LATENTS, FeatureSource, pad, read_rows, with_null_images
 from .config import TrainingConfig
 from .objective import Noise, add_noise, prediction_target, row_losses
+from .sampling import Identities
 
-_STREAM = 3
 TIMESTEPS = 8  # per identity, spread over the schedule
 
 
@@ -78,7 +79,9 @@ class ValidationReport:
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
+    """Picture numbers: one that is restored, and its references."""
+
     target: int
     references: tuple[int, ...]
 
@@ -133,7 +136,7 @@ class Validator:
         )
 
     def _losses(
-        self, adapter: MultiIPAdapter, chosen: range, all_cases: Sequence[_Case]
+        self, adapter: MultiIPAdapter, chosen: range, all_cases: Sequence[Case]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Per kind [cases], each the mean over the timesteps; and the attention ratio [layers]."""
         cases = [all_cases[i] for i in chosen]
@@ -165,7 +168,7 @@ class Validator:
         mean = {k: torch.cat(v).unflatten(0, (-1, TIMESTEPS)).mean(1) for k, v in losses.items()}
         return mean, torch.stack(ratios).mean(0)
 
-    def _other(self, cases: Sequence[_Case], number: int) -> _Case:
+    def _other(self, cases: Sequence[Case], number: int) -> Case:
         """The next case of another identity; one may stand in for its neighbour's bad pictures."""
         following = [*cases[number + 1 :], *cases[:number]]
         own = bisect(self._starts, cases[number].target)
@@ -207,7 +210,7 @@ class Validator:
         count = len(self.backbone.alphas_cumprod)
         noise = []
         for case in chosen:
-            random = torch.Generator().manual_seed(self.config.seed * 1_000_003 + case)
+            random = streams.case_noise(self.config.seed, case)
             noise.append(torch.randn(TIMESTEPS, *shape[1:], generator=random))
         steps = torch.linspace(0, count - 1, TIMESTEPS + 2)[1:-1].long().repeat(len(chosen))
         device = self.backbone.device
@@ -218,13 +221,13 @@ def _rows_of(layers: Sequence[Aggregated], rows: Tensor) -> list[Aggregated]:
     return [Aggregated(*(None if x is None else x[rows] for x in layer)) for layer in layers]
 
 
-def _groups(index) -> list[range]:
+def _groups(index: Identities) -> list[range]:
     return [index.pictures_of(i) for i in range(len(index.identities))]
 
 
-def _cases(index, config: TrainingConfig) -> list[_Case]:
+def _cases(index: Identities, config: TrainingConfig) -> list[Case]:
     usable = [group for group in _groups(index) if len(group) >= 2]
-    random = np.random.Generator(np.random.Philox(key=[config.seed, _STREAM]))
+    random = streams.numbers(config.seed, streams.VALIDATION)
     most = config.validation_references
     most = most if config.slots == 1 else min(most, config.slots)
     order = random.permutation(len(usable))[: config.validation_identities]
@@ -232,5 +235,5 @@ def _cases(index, config: TrainingConfig) -> list[_Case]:
     for number in sorted(order):
         numbers = random.permutation(np.arange(usable[number].start, usable[number].stop))
         target, *others = (int(n) for n in numbers[: 1 + most])
-        cases.append(_Case(target, tuple(others)))
+        cases.append(Case(target, tuple(others)))
     return cases

@@ -19,7 +19,8 @@ from ...models.adapter import MultiIPAdapter
 from ...models.checkpoint import load_adapter
 from ...models.files import write_safetensors
 from ...nodes import demo_bundle
-from ...nodes.training_backbone import FEATURES, picture_encoder, training_backbone
+from ...nodes.binding.encoders import FEATURES, picture_encoder
+from ...nodes.training_backbone import training_backbone
 from ...training.config import TrainingConfig
 from ..prompt import STEPS
 from ..scorer import Judgement, Scorer, bundled_scorer, judge
@@ -42,7 +43,7 @@ def studio(people: People, cfg: float) -> Iterator[tuple[Studio, Judgement, Scor
     scorer = bundled_scorer()
     pixels = torch.from_numpy(people.pictures.pixels.copy())
     real = judge(scorer, pixels)
-    encode = picture_encoder(model, vae, vision, "centre crop")
+    encode = picture_encoder(model, vae, vision, "crop")
     parts = [encode(part, FEATURES) for part in pixels.split(64)]
     features = {name: torch.cat([part[name] for part in parts]) for name in FEATURES}
     config = TrainingConfig(precision="fp32")
