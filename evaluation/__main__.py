@@ -24,8 +24,9 @@ from .networks.face import MissingPackageError
 from .pictures import FolderSource
 from .plan import METRICS, check_metrics
 from .report import write_csv, write_json
+from .request import MIXED_SIZES, Request
 from .resize import MODES
-from .run import MIXED_SIZES, Request, evaluate
+from .run import evaluate
 from .store import remove_features
 
 _TIMEOUT = timedelta(days=1)  # one process computes the metrics while the others wait

@@ -15,8 +15,9 @@ from ..evaluation.manifest import GeneratedSet, generated_from_batches, read_gen
 from ..evaluation.pictures import FolderSource, Source, TensorSource
 from ..evaluation.plan import METRICS, check_metrics
 from ..evaluation.report import write_csv, write_json
+from ..evaluation.request import MIXED_SIZES, Request
 from ..evaluation.resize import MODES
-from ..evaluation.run import MIXED_SIZES, Request, evaluate
+from ..evaluation.run import evaluate
 from ..evaluation.store import remove_features
 from .evaluation_files import (
     STATISTICS,

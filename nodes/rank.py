@@ -13,7 +13,8 @@ from ..evaluation.figures import ranked_strip
 from ..evaluation.manifest import generated_from_batches
 from ..evaluation.pictures import TensorSource, picture_of
 from ..evaluation.plan import LOWER_IS_BETTER, PER_IMAGE
-from ..evaluation.run import Request, evaluate
+from ..evaluation.request import Request
+from ..evaluation.run import evaluate
 from .evaluate import EvaluationProgress, cancelled
 from .metric_networks import (
     CLIP_CHOICES,
