@@ -13,7 +13,9 @@ from ..evaluation.manifest import read_generated
 from ..evaluation.pictures import Source, picture_of
 from ..evaluation.plan import LOWER_IS_BETTER
 from ..evaluation.report import EvaluationReport, compare, write_csv, write_json
-from ..models.files import atomically
+from ..evaluation.sheets import xy_sheet
+from ..figures.sheets import ranked_strip
+from ..files.atomic import atomically
 from .evaluation_files import figures_directory, find_pictures
 from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket, refuse_unknown
@@ -162,14 +164,14 @@ def _of_pictures(report: EvaluationReport, source: Source, metric: str) -> Itera
             "expected the folder that was evaluated."
         )
     if any(_CONDITIONS[0] in row["conditions"] for row in rows):
-        yield "sheet", figures.xy_sheet(report, source, metric)
+        yield "sheet", xy_sheet(report, source, metric)
     scored = [row for row in rows if row["values"].get(metric) is not None]
     if scored:
         sign = 1 if metric in LOWER_IS_BETTER else -1
         best = sorted(scored, key=lambda row: sign * row["values"][metric])[:_RANKED]
         pictures = [picture_of(source, numbers[row["image"]]) for row in best]
         scores = [row["values"][metric] for row in best]
-        yield "best", figures.ranked_strip(pictures, scores, title=f"best by {metric}")
+        yield "best", ranked_strip(pictures, scores, title=f"best by {metric}")
 
 
 def write_files(folder: Path, reports: Reports, drawn: Mapping[str, Image.Image]) -> None:

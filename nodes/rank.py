@@ -9,12 +9,12 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ..evaluation.figures import ranked_strip
 from ..evaluation.manifest import generated_from_batches
 from ..evaluation.pictures import TensorSource, picture_of
 from ..evaluation.plan import LOWER_IS_BETTER, PER_IMAGE
 from ..evaluation.request import Request
 from ..evaluation.run import evaluate
+from ..figures.sheets import ranked_strip
 from .evaluate import EvaluationProgress, cancelled
 from .metric_networks import (
     CLIP_CHOICES,

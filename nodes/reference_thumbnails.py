@@ -14,7 +14,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ..models.files import atomically
+from ..files.atomic import atomically
 
 FOLDER = "multi_ipadapter"  # in ComfyUI's folder for temporary files
 SIDE = 128

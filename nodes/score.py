@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..evaluation.resize import resize_to
 from .metric_networks import (
     CLIP_CHOICES,
     DINO_CHOICES,
@@ -121,15 +122,10 @@ def _features(network, pixels: Tensor, device: torch.device) -> dict[str, Tensor
 def _distances(network, first: Tensor, second: Tensor, device: torch.device) -> Tensor:
     """LPIPS; the second picture takes the size of the first."""
     if second.shape[2:] != first.shape[2:]:
-        second = _resized(second, tuple(first.shape[2:]))
+        second = resize_to(second, tuple(first.shape[2:]))
     distances = []
     for number in range(len(first)):
         comfy.model_management.throw_exception_if_processing_interrupted()
         other = second[number if len(second) > 1 else 0][None]
         distances.append(network.distance(first[number][None].to(device), other.to(device)).cpu())
     return torch.cat(distances).double()
-
-
-def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    resized = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
-    return resized.round().clamp(0, 255).to(torch.uint8)

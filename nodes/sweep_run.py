@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..evaluation.figures import contact_sheet
 from ..evaluation.sweep import Case, Shot, folder_name
-from ..models.files import atomically
+from ..figures.sheets import contact_sheet
+from ..files.atomic import atomically, write_whole
 from ..models.references import ReferenceEmbeds
 from ..training.images import decode
 from ..training.records import PictureIndex, printable
@@ -109,7 +109,7 @@ class Sweep:
                     f"({', '.join(differing)}). Choose another name, or delete the folder."
                 )
             return
-        _write(path, json.dumps(settings, indent=1).encode())
+        write_whole(path, json.dumps(settings, indent=1).encode())
 
     def run(self, plan: Sequence[Shot], drawer: Drawer) -> None:
         """Draw what is not there yet; ComfyUI's interruption ends it between two pictures."""
@@ -156,7 +156,7 @@ class Sweep:
             if case.target is not None:
                 line["target"] = f"targets/{name}.png"
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-        _write(self.folder / _MANIFEST, "".join(lines).encode())
+        write_whole(self.folder / _MANIFEST, "".join(lines).encode())
 
     def sheet(self, plan: Sequence[Shot]) -> Image.Image:
         """The first prompt and seed: a row for every identity and number, weights side by side."""
@@ -217,9 +217,3 @@ def _save(path: Path, image: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomically(path) as temporary:
         image.save(temporary, "PNG")
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomically(path) as temporary:
-        temporary.write_bytes(content)

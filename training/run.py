@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.atomic import atomically
 from ..models.adapter import MultiIPAdapter
 from ..models.checkpoint import save_adapter
-from ..models.files import atomically
 from .backbone import Backbone
 from .batch import FeatureSource
 from .config import TrainingConfig
