@@ -18,7 +18,7 @@ from ..training.comfyui import find_comfyui
 from ..training.processes import Accelerated, OneProcess, StopSignals, start_processes
 from .encoders import file_fingerprint
 from .extract import Interrupted
-from .loading import CLIPS, DINOS, LPIPS, load_networks
+from .loading import CLIPS, DINOS, LPIPS, NetworkChoice, load_networks
 from .manifest import read_generated
 from .networks.face import MissingPackageError
 from .pictures import FolderSource
@@ -62,10 +62,7 @@ def run(options: argparse.Namespace) -> int:
     networks = load_networks(
         metrics,
         weights_folders(options.weights),
-        resize=options.resize,
-        clip=options.clip,
-        dino=options.dino,
-        lpips=options.lpips,
+        NetworkChoice(options.clip, options.dino, options.lpips, options.resize),
         tokenizer=options.tokenizer or comfyui_tokenizer(),
         device=device,
     )

@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..evaluation.loading import CLIPS
+from ..evaluation.loading import CLIPS, NetworkChoice
 from .metric_networks import metric_networks, pixels_of
 from .progress_text import show_text
 from .sockets import CATEGORY
@@ -79,7 +79,7 @@ class ClassWord(io.ComfyNode):
     ) -> io.NodeOutput:
         sentences = sentences_of(words, template)
         pixels = pixels_of(images)
-        with metric_networks(["text_alignment"], clip=clip) as (networks, device):
+        with metric_networks(["text_alignment"], NetworkChoice(clip)) as (networks, device):
             network = networks["clip"]
             texts = network.text(list(sentences.values())).cpu()
             parts = [network(part.to(device))["image"].cpu() for part in pixels.split(_BATCH)]

@@ -11,6 +11,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..evaluation.figures import table
+from ..evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
 from ..evaluation.manifest import GeneratedSet, generated_from_batches, read_generated
 from ..evaluation.pictures import FolderSource, Source, TensorSource
 from ..evaluation.plan import METRICS, check_metrics
@@ -26,13 +27,7 @@ from .evaluation_files import (
     evaluation_directory,
     find_pictures,
 )
-from .metric_networks import (
-    CLIP_CHOICES,
-    DINO_CHOICES,
-    LPIPS_CHOICES,
-    metric_networks,
-    network_inputs,
-)
+from .metric_networks import metric_networks, network_inputs
 from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket
 from .training_progress import to_image
@@ -208,9 +203,9 @@ class EvaluatePictures(io.ComfyNode):
         real_images=None,
         reference_images=None,
         clip_vision=None,
-        clip: str = CLIP_CHOICES[0],
-        dino: str = DINO_CHOICES[0],
-        lpips: str = LPIPS_CHOICES[0],
+        clip: str = CLIPS[0],
+        dino: str = DINOS[0],
+        lpips: str = LPIPS[0],
         resize: str = MODES[0],
         statistics: str = "none",
         save_statistics: bool = False,
@@ -227,8 +222,8 @@ class EvaluatePictures(io.ComfyNode):
         file = None
         if statistics != "none":
             file = Path(folder_paths.get_full_path_or_raise(STATISTICS, statistics))
-        choices = {"clip": clip, "dino": dino, "lpips": lpips, "resize": resize}
-        with metric_networks(wanted, clip_vision, **choices) as (networks, device):
+        choice = NetworkChoice(clip, dino, lpips, resize)
+        with metric_networks(wanted, choice, clip_vision) as (networks, device):
             request = Request(
                 wanted,
                 pictures,

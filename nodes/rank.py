@@ -9,6 +9,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
+from ..evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
 from ..evaluation.manifest import generated_from_batches
 from ..evaluation.pictures import TensorSource, picture_of
 from ..evaluation.plan import LOWER_IS_BETTER, PER_IMAGE
@@ -16,13 +17,7 @@ from ..evaluation.request import Request
 from ..evaluation.run import evaluate
 from ..figures.sheets import ranked_strip
 from .evaluate import EvaluationProgress, cancelled
-from .metric_networks import (
-    CLIP_CHOICES,
-    DINO_CHOICES,
-    LPIPS_CHOICES,
-    metric_networks,
-    network_inputs,
-)
+from .metric_networks import metric_networks, network_inputs
 from .progress_text import show_text
 from .sockets import CATEGORY
 from .training_progress import to_image
@@ -120,15 +115,15 @@ class RankPictures(io.ComfyNode):
         prompt: str = "",
         latents: dict | None = None,
         clip_vision=None,
-        clip: str = CLIP_CHOICES[0],
-        dino: str = DINO_CHOICES[0],
-        lpips: str = LPIPS_CHOICES[0],
+        clip: str = CLIPS[0],
+        dino: str = DINOS[0],
+        lpips: str = LPIPS[0],
         weights: str = WEIGHTS,
     ) -> io.NodeOutput:
         _check(images, metric, latents)
         shares = parse_mix(weights) if metric == MIX else {metric: 1.0}
         asked = prompts_of(prompt, len(images))
-        with metric_networks(list(shares), clip_vision, clip=clip, dino=dino, lpips=lpips) as (
+        with metric_networks(list(shares), NetworkChoice(clip, dino, lpips), clip_vision) as (
             networks,
             device,
         ):

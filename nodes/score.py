@@ -8,15 +8,9 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
 from ..evaluation.resize import resize_to
-from .metric_networks import (
-    CLIP_CHOICES,
-    DINO_CHOICES,
-    LPIPS_CHOICES,
-    metric_networks,
-    network_inputs,
-    pixels_of,
-)
+from .metric_networks import metric_networks, network_inputs, pixels_of
 from .progress_text import show_text
 from .sockets import CATEGORY
 
@@ -76,9 +70,9 @@ class ScorePairs(io.ComfyNode):
         others: Tensor,
         metric: str,
         clip_vision=None,
-        clip: str = CLIP_CHOICES[0],
-        dino: str = DINO_CHOICES[0],
-        lpips: str = LPIPS_CHOICES[0],
+        clip: str = CLIPS[0],
+        dino: str = DINOS[0],
+        lpips: str = LPIPS[0],
     ) -> io.NodeOutput:
         if metric not in _METRICS:
             raise ValueError(f"Got metric {metric!r}; expected one of {', '.join(_METRICS)}.")
@@ -87,8 +81,8 @@ class ScorePairs(io.ComfyNode):
                 f"Got {len(images)} images and {len(others)} others; expected as many, or one."
             )
         first, second = pixels_of(images, "image"), pixels_of(others, "other")
-        choices = {"clip": clip, "dino": dino, "lpips": lpips}
-        with metric_networks([_METRICS[metric]], clip_vision, **choices) as (networks, device):
+        choice = NetworkChoice(clip, dino, lpips)
+        with metric_networks([_METRICS[metric]], choice, clip_vision) as (networks, device):
             scores = _scores(metric, networks, first, second, device).tolist()
         known = [score for score in scores if score == score]
         mean = sum(known) / len(known) if known else float("nan")

@@ -12,6 +12,7 @@ import torchvision
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from multi_ipadapter.evaluation.loading import NetworkChoice
 from multi_ipadapter.evaluation.networks.aesthetic import load_aesthetic
 from multi_ipadapter.evaluation.networks.clip import load_clip
 from multi_ipadapter.evaluation.networks.dino import load_dino
@@ -291,7 +292,7 @@ def _images(*pictures: np.ndarray) -> torch.Tensor:
 def test_the_word_is_the_one_with_the_highest_mean_cosine(metrics):
     images, words = batch(3), "girl, man, person"
     word, text = ClassWord.execute(images, words).args
-    with metric_networks(["text_alignment"], clip="clip-vit-b-32") as (networks, _):
+    with metric_networks(["text_alignment"], NetworkChoice()) as (networks, _):
         network = networks["clip"]
         sentences = [f"a photo of a {w}" for w in ("girl", "man", "person")]
         cosines = F.normalize(network(pixels_of(images))["image"], dim=1) @ (
