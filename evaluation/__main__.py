@@ -22,7 +22,7 @@ from .loading import CLIPS, DINOS, LPIPS, NetworkChoice, load_networks
 from .manifest import read_generated
 from .networks.face import MissingPackageError
 from .pictures import FolderSource
-from .plan import METRICS, check_metrics
+from .plan import METRICS, parse_metrics
 from .report import write_csv, write_json
 from .request import MIXED_SIZES, Request
 from .resize import MODES
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and write the report."""
-    metrics = check_metrics([name.strip() for name in options.metrics.split(",") if name.strip()])
+    metrics = parse_metrics(options.metrics)
     stop = StopSignals("evaluation: stopping after this batch; features are kept")
     generated = read_generated(options.generated, options.references, options.prompt)
     if options.conditioning:

@@ -12,16 +12,18 @@ import torchvision
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from multi_ipadapter.evaluation.class_words import rank_words, sentences_of
 from multi_ipadapter.evaluation.loading import NetworkChoice
 from multi_ipadapter.evaluation.networks.aesthetic import load_aesthetic
 from multi_ipadapter.evaluation.networks.clip import load_clip
 from multi_ipadapter.evaluation.networks.dino import load_dino
 from multi_ipadapter.evaluation.networks.lpips import load_lpips
+from multi_ipadapter.evaluation.ranking import mixed, parse_mix, scores_of
 from multi_ipadapter.nodes import rank as rank_node
-from multi_ipadapter.nodes.class_word import ClassWord, rank_words, sentences_of
+from multi_ipadapter.nodes.class_word import ClassWord
 from multi_ipadapter.nodes.evaluate import EvaluatePictures
 from multi_ipadapter.nodes.metric_networks import metric_networks, pixels_of
-from multi_ipadapter.nodes.rank import RankPictures, mixed, parse_mix, scores_of
+from multi_ipadapter.nodes.rank import RankPictures
 from multi_ipadapter.nodes.score import ScorePairs
 
 from .face_graphs import paint, write_pack
