@@ -12,7 +12,8 @@ from torch import Tensor
 from ..evaluation.manifest import Entry, GeneratedSet
 from ..evaluation.networks.inception import CLASSES, POOL, Inception
 from ..evaluation.pictures import Picture
-from ..evaluation.run import Request, evaluate
+from ..evaluation.request import Request
+from ..evaluation.run import evaluate
 from ._evaluation_pictures import Repeated, random_inception
 
 BATCH = 32

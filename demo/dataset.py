@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..models.files import atomically
+from ..files.atomic import atomically
 from . import world
 
 PEOPLE, PICTURES = 40, 6

@@ -18,14 +18,15 @@ from ..training.comfyui import find_comfyui
 from ..training.processes import Accelerated, OneProcess, StopSignals, start_processes
 from .encoders import file_fingerprint
 from .extract import Interrupted
-from .loading import CLIPS, DINOS, LPIPS, load_networks
+from .loading import CLIPS, DINOS, LPIPS, NetworkChoice, load_networks
 from .manifest import read_generated
 from .networks.face import MissingPackageError
 from .pictures import FolderSource
-from .plan import METRICS, check_metrics
+from .plan import METRICS, parse_metrics
 from .report import write_csv, write_json
+from .request import MIXED_SIZES, Request
 from .resize import MODES
-from .run import MIXED_SIZES, Request, evaluate
+from .run import evaluate
 from .store import remove_features
 
 _TIMEOUT = timedelta(days=1)  # one process computes the metrics while the others wait
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and write the report."""
-    metrics = check_metrics([name.strip() for name in options.metrics.split(",") if name.strip()])
+    metrics = parse_metrics(options.metrics)
     stop = StopSignals("evaluation: stopping after this batch; features are kept")
     generated = read_generated(options.generated, options.references, options.prompt)
     if options.conditioning:
@@ -61,10 +62,7 @@ def run(options: argparse.Namespace) -> int:
     networks = load_networks(
         metrics,
         weights_folders(options.weights),
-        resize=options.resize,
-        clip=options.clip,
-        dino=options.dino,
-        lpips=options.lpips,
+        NetworkChoice(options.clip, options.dino, options.lpips, options.resize),
         tokenizer=options.tokenizer or comfyui_tokenizer(),
         device=device,
     )

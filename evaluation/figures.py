@@ -10,16 +10,7 @@ from PIL import Image, ImageDraw
 
 from .axes import COLOURS, INK, Axes, font, shortened, shown
 from .report import EvaluationReport, Point, Value, text_of
-from .sheets import contact_sheet, ranked_strip, xy_sheet
 
-__all__ = [
-    "alignment_scatter",
-    "contact_sheet",
-    "metric_chart",
-    "ranked_strip",
-    "table",
-    "xy_sheet",
-]
 Reports = EvaluationReport | Mapping[str, EvaluationReport]
 _LINE = 22  # height of a line of a table
 _MOST_BANDS = 4  # more of them cannot be told apart

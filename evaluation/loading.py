@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from .catalogue import MissingWeightsError, find
 from .plan import METRICS
+from .resize import MODES
 
 CLIPS = ("clip-vit-b-32", "clip-vit-l-14", "clip-vit-l-14-336")
 DINOS = ("dino-vits16", "dinov2-vits14", "dinov2-vitb14", "dinov2-vitl14")
@@ -17,6 +19,21 @@ LPIPS = ("lpips-alex", "lpips-vgg")
 FACE_ROLES = frozenset({"face", "copy_paste"})  # copy_paste can do without
 _CMMD = "clip-vit-l-14-336"
 _OF_WIDTH = {768: "clip-vit-l-14", 512: "clip-vit-b-32"}  # the CLIP below an aesthetic head
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """Which network, where several can serve.
+
+    Attributes:
+        clip, dino, lpips: names of the catalogue.
+        resize: of the FID-Inception, one of `resize.MODES`.
+    """
+
+    clip: str = CLIPS[0]
+    dino: str = DINOS[0]
+    lpips: str = LPIPS[0]
+    resize: str = MODES[0]
 
 
 def roles_of(metrics: Sequence[str]) -> set[str]:
@@ -31,11 +48,8 @@ def roles_of(metrics: Sequence[str]) -> set[str]:
 def load_networks(
     metrics: Sequence[str],
     folders: Sequence[str | Path],
+    choice: NetworkChoice | None = None,
     *,
-    resize: str = "torch-fidelity",
-    clip: str = CLIPS[0],
-    dino: str = DINOS[0],
-    lpips: str = LPIPS[0],
     tokenizer: str | Path | None = None,
     device: str | torch.device = "cpu",
     given: Mapping[str, Any] | None = None,
@@ -44,8 +58,6 @@ def load_networks(
 
     Args:
         metrics: names of `plan.METRICS`; what none of them needs is not loaded.
-        resize: of the FID-Inception.
-        clip, dino, lpips: names of the catalogue.
         tokenizer: folder of vocab.json and merges.txt; None: the folder of the CLIP file.
         given: networks by role that need no file.
 
@@ -53,51 +65,93 @@ def load_networks(
         MissingWeightsError: a file is missing; says what it is called, and where to get it.
         ValueError: a file is damaged, of something else, or would run code.
     """
-    # Imported here, because transformers takes a second that ComfyUI's start need not wait for.
-    from .networks.aesthetic import load_aesthetic
-    from .networks.clip import load_clip
-    from .networks.dino import load_dino
-    from .networks.face import MissingPackageError, load_face
-    from .networks.inception import load_inception
-    from .networks.lpips import load_lpips
-
+    choice = choice or NetworkChoice()
+    files = _Files(folders, tokenizer, device)
     out = dict(given or {})
     roles = roles_of(metrics) - out.keys()
-    clips: dict[str, Any] = {}
-
-    def clip_named(name: str) -> Any:
-        if name not in clips:
-            path = find(name, folders)
-            beside = path.parent if (path.parent / "vocab.json").is_file() else None
-            clips[name] = load_clip(path, tokenizer or beside, device)
-        return clips[name]
-
     if "inception" in roles:
-        out["inception"] = load_inception(find("fid-inception", folders), resize, device)
+        out["inception"] = files.inception(choice.resize)
     if roles & FACE_ROLES and "face" not in out:
-        try:
-            detector = find("face-detector", folders)
-            out["face"] = load_face(detector, find("face-recogniser", folders), device=device)
-        except (
-            MissingWeightsError,
-            MissingPackageError,
-        ):  # copy_paste can do with CLIP, and the report says so
-            if "face" in roles:
-                raise
+        found = files.face(needed="face" in roles)
+        if found is None:  # copy_paste can do with CLIP, and the report says so
             roles |= {"clip"} - out.keys()
+        else:
+            out["face"] = found
     if "clip" in roles:
-        out["clip"] = clip_named(clip)
+        out["clip"] = files.clip(choice.clip)
     if "cmmd_clip" in roles:
         try:
-            out["cmmd_clip"] = clip_named(_CMMD)
+            out["cmmd_clip"] = files.clip(_CMMD)
         except MissingWeightsError:  # the report then says that it is not the published one
-            out["cmmd_clip"] = out.get("clip") or clip_named(clip)
+            out["cmmd_clip"] = out.get("clip") or files.clip(choice.clip)
     if "dino" in roles:
-        out["dino"] = load_dino(find(dino, folders), device)
+        out["dino"] = files.dino(choice.dino)
     if "lpips" in roles:
-        heads = find(f"{lpips}-heads", folders)
-        out["lpips"] = load_lpips(find(lpips, folders), heads, device)
+        out["lpips"] = files.lpips(choice.lpips)
     if "aesthetic" in roles:
-        out["aesthetic"] = load_aesthetic(find("aesthetic", folders), device)
-        out["aesthetic_clip"] = clip_named(_OF_WIDTH.get(out["aesthetic"].width, clip))
+        out["aesthetic"] = files.aesthetic()
+        out["aesthetic_clip"] = files.clip(_OF_WIDTH.get(out["aesthetic"].width, choice.clip))
     return out
+
+
+class _Files:
+    """Loads one network at a time.
+
+    The networks are imported where they are loaded, because transformers takes a second that
+    ComfyUI's start need not wait for.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        tokenizer: str | Path | None,
+        device: str | torch.device,
+    ):
+        self._folders, self._tokenizer, self._device = folders, tokenizer, device
+        self._clips: dict[str, Any] = {}
+
+    def inception(self, resize: str) -> Any:
+        from .networks.inception import load_inception
+
+        return load_inception(self._find("fid-inception"), resize, self._device)
+
+    def face(self, needed: bool) -> Any:
+        """Finds and recognises faces; None where it cannot be loaded and need not be."""
+        from .networks.face import MissingPackageError, load_face
+
+        try:
+            detector, recogniser = self._find("face-detector"), self._find("face-recogniser")
+            return load_face(detector, recogniser, device=self._device)
+        except (MissingWeightsError, MissingPackageError):
+            if needed:
+                raise
+            return None
+
+    def clip(self, name: str) -> Any:
+        """The same object for the same name."""
+        from .networks.clip import load_clip
+
+        if name not in self._clips:
+            path = self._find(name)
+            beside = path.parent if (path.parent / "vocab.json").is_file() else None
+            self._clips[name] = load_clip(path, self._tokenizer or beside, self._device)
+        return self._clips[name]
+
+    def dino(self, name: str) -> Any:
+        from .networks.dino import load_dino
+
+        return load_dino(self._find(name), self._device)
+
+    def lpips(self, name: str) -> Any:
+        from .networks.lpips import load_lpips
+
+        heads = self._find(f"{name}-heads")
+        return load_lpips(self._find(name), heads, self._device)
+
+    def aesthetic(self) -> Any:
+        from .networks.aesthetic import load_aesthetic
+
+        return load_aesthetic(self._find("aesthetic"), self._device)
+
+    def _find(self, name: str) -> Path:
+        return find(name, self._folders)

@@ -16,8 +16,8 @@ from .alignment import (
     nearest_reference_margin,
     text_alignment,
 )
+from .material import Material, Scores
 from .plan import GENERATED, REFERENCES, STAND_INS, TARGET_PAIRS, TARGETS, target_pairs
-from .points import Material, Scores
 
 _BLOCK = 1024  # pictures compared with texts, or scored, at a time
 

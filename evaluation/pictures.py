@@ -18,6 +18,7 @@ from ..pictures.pixels import to_bytes
 from ..training.files import SafeFolder
 from ..training.images import SUFFIXES, BadPictureError, decode
 from ..training.records import Skipped, printable
+from .resize import resize_to
 
 TENSOR = "tensor"  # format of a picture that never was a file
 _BESIDE = (".txt", ".json", ".jsonl", ".csv", ".md", ".npz", ".safetensors")
@@ -213,10 +214,7 @@ class PairSource:
         first, second = self.load_one(self.first, a), self.load_one(self.second, b).pixels
         size = tuple(first.pixels.shape[1:])
         if tuple(second.shape[1:]) != size:
-            second = torch.nn.functional.interpolate(
-                second[None].float(), size, mode="bicubic", antialias=True, align_corners=False
-            )[0]
-            second = second.round().clamp(0, 255).to(torch.uint8)
+            second = resize_to(second[None], size)[0]
         return Picture(torch.cat([first.pixels, second]), first.format)
 
     def load_one(self, source: Source, number: int) -> Picture:

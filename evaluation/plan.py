@@ -97,6 +97,11 @@ def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(metrics))
 
 
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """Metrics separated by commas. Raises ValueError as `check_metrics`."""
+    return check_metrics([name.strip() for name in text.split(",") if name.strip()])
+
+
 def passes_of(
     metrics: Sequence[str],
     networks: Mapping[str, Any],

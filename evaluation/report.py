@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..files.atomic import write_whole
+from ..files.strict_json import finite
 
 FORMAT = 1
 _COLUMNS = ("metric", "value", "low", "high", "n", "detail")
@@ -88,7 +89,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON: numbers that are not finite become null."""
-        return _plain({"format": FORMAT, **asdict(self)})
+        return finite({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> EvaluationReport:
@@ -124,7 +125,7 @@ class EvaluationReport:
 def write_json(report: EvaluationReport, path: str | Path) -> None:
     """Write atomically, as strict JSON."""
     text = json.dumps(report.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
-    _write(Path(path), (text + "\n").encode("utf-8", "backslashreplace"))
+    write_whole(Path(path), (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: str | Path) -> EvaluationReport:
@@ -275,16 +276,6 @@ def _count(report: EvaluationReport, role: str) -> int | None:
     return next((use.n for use in report.sources if use.role == role), None)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def _condition_names(report: EvaluationReport) -> list[str]:
     return list(dict.fromkeys(name for point in report.points for name in point.conditions))
 
@@ -302,7 +293,7 @@ def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]
     # Spreadsheets of some countries split at semicolons, and would run what begins behind one.
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerows([[_cell(value) for value in row] for row in [header, *rows]])
-    _write(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))
+    write_whole(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))
 
 
 def _cell(value: Any) -> Any:
@@ -313,19 +304,6 @@ def _cell(value: Any) -> Any:
         return value
     formula = value.lstrip().startswith(("=", "+", "-", "@")) or value.startswith(("\t", "\r"))
     return f"'{value}" if formula else value
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _lines(report: EvaluationReport) -> list[str]:

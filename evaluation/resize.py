@@ -84,6 +84,12 @@ def resize_and_crop(pixels: Tensor, resize: int, crop: int) -> Tensor:
     return torch.from_numpy(cropped).permute(0, 3, 1, 2)
 
 
+def resize_to(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 [B, 3, H, W] -> the same type at another height and width, for LPIPS."""
+    resized = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
 def _resize_like_pil(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """PIL's bicubic filter on float channels; with antialiasing PyTorch's is the same.
 

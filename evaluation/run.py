@@ -14,86 +14,17 @@ import torch
 from ..training.processes import OneProcess
 from . import caveats
 from .extract import Extracted, Interrupted, extract
-from .manifest import GeneratedSet
-from .picture_scores import PictureScores
+from .material import Material
 from .pictures import PairSource, Source
-from .plan import (
-    BY_STATISTICS,
-    METRICS,
-    PER_IMAGE,
-    REAL,
-    PairDistance,
-    Pass,
-    all_sources,
-    check_metrics,
-    passes_of,
-)
-from .points import Material, points
+from .plan import BY_STATISTICS, METRICS, REAL, PairDistance, Pass, all_sources, passes_of
+from .points import points
 from .report import EvaluationReport, NetworkUse
-from .set_scores import SetScores
+from .request import Request
 from .statistics import Provenance, load_statistics
 from .store import FeatureStore
 from .usable import use_sources
 
-__all__ = ["METRICS", "PER_IMAGE", "Interrupted", "Request", "evaluate"]
-MIXED_SIZES = ("resize", "skip")
-_LARGEST_SEED = 2**32 - 1  # of NumPy's RandomState
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to evaluate.
-
-    Attributes:
-        metrics: names of `METRICS`.
-        statistics: a file that stands for the real pictures in FID.
-        save_statistics: where to write those of the real pictures.
-        mixed_sizes: "resize": every network resizes each picture; "skip": only the generated and
-            real pictures of their most common size count, the others are listed.
-        seed: of subsets, splits and intervals.
-        splits: of the Inception Score.
-        fid_minimum: with fewer pictures no FID is given.
-    """
-
-    metrics: Sequence[str]
-    generated: GeneratedSet
-    real: Source | None = None
-    statistics: Path | None = None
-    save_statistics: Path | None = None
-    batch_size: int = 32
-    device: str | torch.device = "cpu"
-    mixed_sizes: str = "resize"
-    seed: int = 0
-    splits: int = 10
-    fid_minimum: int = 50
-    confidence: float = 0.95
-
-    def __post_init__(self):
-        object.__setattr__(self, "metrics", check_metrics(self.metrics))
-        if self.mixed_sizes not in MIXED_SIZES:
-            raise ValueError(
-                f"Got mixed_sizes {self.mixed_sizes!r}; expected one of {', '.join(MIXED_SIZES)}."
-            )
-        for name in ("batch_size", "splits"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Got {name} {getattr(self, name)}; expected 1 or more.")
-        if not 0 <= self.seed <= _LARGEST_SEED:
-            raise ValueError(f"Got seed {self.seed}; expected 0 to {_LARGEST_SEED}.")
-        if self.fid_minimum < 2:
-            raise ValueError(f"Got fid_minimum {self.fid_minimum}; expected 2 or more.")
-        if not 0 < self.confidence < 1:
-            raise ValueError(
-                f"Got confidence {self.confidence}; expected a number between 0 and 1, like 0.95."
-            )
-        if self.save_statistics and (self.real is None or not set(self.metrics) & _INCEPTION):
-            raise ValueError(
-                "Statistics can be saved only with real pictures and one of the metrics "
-                f"{', '.join(sorted(_INCEPTION))}."
-            )
-
-
-_INCEPTION = {n for n, metric in METRICS.items() if ("inception", REAL) in metric.passes}
 
 
 def evaluate(
@@ -254,7 +185,7 @@ def _report(job: _Job, features: dict[Pass, Extracted]) -> EvaluationReport:
             raise Interrupted(total, total)
 
     material = Material(request, job.networks, features, usable, warnings, check)
-    found, rows = points(material, SetScores(material), PictureScores(material))
+    found, rows = points(material)
     warnings += caveats.unequal_points([point.n for point in found])
     return EvaluationReport(
         found, rows, _networks(job), uses, _settings(request), list(dict.fromkeys(warnings))

@@ -23,8 +23,8 @@ from .frechet import (
 from .inception_score import inception_score
 from .kernels import cmmd, kid
 from .manifold import PrecisionRecall, precision_recall
+from .material import Material
 from .plan import BY_STATISTICS, DIVERSITY_PAIRS, GENERATED, REAL, diversity_pairs
-from .points import Material
 from .report import Value
 from .statistics import (
     Gaussian,

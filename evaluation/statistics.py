@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import uuid
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files.atomic import atomically
 from .features import blocks, check_features, check_width
 
 FORMAT = 1
@@ -157,15 +156,8 @@ def save_statistics(path: str | Path, gaussian: Gaussian, provenance: Provenance
         "format": np.int64(FORMAT),
     } | {key: np.str_(value) for key, value in provenance._asdict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, **content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomically(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **content)
 
 
 class LoadedStatistics(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..training.images import BadPictureError
 from ..training.records import Skipped, printable
@@ -13,10 +12,11 @@ from .extract import Extracted
 from .pictures import PairSource, Source, left_out
 from .plan import GENERATED, METRICS, REAL, REFERENCES, TARGETS, Pass
 from .report import SourceUse
+from .request import Request
 
 
 def use_sources(
-    request: Any,
+    request: Request,
     sources: Mapping[str, Source | None],
     features: Mapping[Pass, Extracted],
     warnings: list[str],
@@ -42,7 +42,7 @@ def use_sources(
 
 
 def _use(
-    request: Any,
+    request: Request,
     source: str,
     pictures: Source,
     read: Sequence[Extracted],

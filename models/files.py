@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import os
 import pickle
 import re
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..files.atomic import atomically
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _HEAD = 512  # bytes that tell what a file is
@@ -150,23 +149,6 @@ def write_safetensors(
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), str(error)) from error
             raise
-
-
-@contextmanager
-def atomically(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which replaces `path` at the end, or is removed on an error."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # as the umask wants it; save_file makes 0600
-        yield temporary
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from comfy_api.v0_0_2 import io
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..evaluation.loading import CLIPS
+from ..evaluation.class_words import TEMPLATE, WORDS, WordScore, rank_words, sentences_of
+from ..evaluation.loading import CLIPS, NetworkChoice
 from .host.images import pixels_of
 from .host.progress import show_text
 from .metric_networks import metric_networks
 from .sockets import CATEGORY
 
-WORDS = "girl, man, boy, woman, baby, person"
-TEMPLATE = "a photo of a {}"
 _BATCH = 16
-
-
-class WordScore(NamedTuple):
-    """A word and the mean cosine of the pictures to its sentence."""
-
-    word: str
-    similarity: float
 
 
 class ClassWord(io.ComfyNode):
@@ -78,39 +68,17 @@ class ClassWord(io.ComfyNode):
         template: str = TEMPLATE,
         clip: str = next(iter(CLIPS)),
     ) -> io.NodeOutput:
-        sentences = sentences_of(words, template)
-        pixels = pixels_of(images)
-        with metric_networks(["text_alignment"], clip=clip) as (networks, device):
-            network = networks["clip"]
-            texts = network.text(list(sentences.values())).cpu()
-            parts = [network(part.to(device))["image"].cpu() for part in pixels.split(_BATCH)]
-        ranked = rank_words(list(sentences), torch.cat(parts), texts)
+        ranked = ranked_words(images, sentences_of(words, template), clip)
         scores = "\n".join(f"{score.word}: {score.similarity:.4f}" for score in ranked)
         show_text(cls, scores)
         return io.NodeOutput(ranked[0].word, scores)
 
 
-def sentences_of(words: str, template: str) -> dict[str, str]:
-    """Sentence of each word, in the order of the list.
-
-    Raises:
-        ValueError: no word, or a template without a place for it.
-    """
-    listed = [" ".join(word.split()) for word in words.replace("\n", ",").split(",")]
-    listed = [word for word in listed if word]
-    if not listed:
-        raise ValueError(f"Got no words; expected a list such as '{WORDS}'.")
-    if template.count("{}") != 1:
-        raise ValueError(
-            f"Got the template {template!r}; expected a sentence with one {{}} where the word "
-            f"goes, such as '{TEMPLATE}'."
-        )
-    return {word: template.replace("{}", word) for word in listed}
-
-
-def rank_words(words: Sequence[str], images: Tensor, texts: Tensor) -> list[WordScore]:
-    """Words by the mean cosine of the images [N, D] to their texts [W, D], best first."""
-    similarity = F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
-    means = similarity.double().mean(0).tolist()
-    ranked = sorted(zip(words, means, strict=True), key=lambda pair: -pair[1])
-    return [WordScore(*pair) for pair in ranked]
+def ranked_words(images: Tensor, sentences: Mapping[str, str], clip: str) -> list[WordScore]:
+    """The words of these sentences, best first, by a CLIP of models/metrics."""
+    pixels = pixels_of(images)
+    with metric_networks(["text_alignment"], NetworkChoice(clip)) as (networks, device):
+        network = networks["clip"]
+        texts = network.text(list(sentences.values())).cpu()
+        parts = [network(part.to(device))["image"].cpu() for part in pixels.split(_BATCH)]
+    return rank_words(list(sentences), torch.cat(parts), texts)

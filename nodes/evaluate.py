@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..evaluation.figures import table
+from ..evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
 from ..evaluation.manifest import GeneratedSet, generated_from_batches, read_generated
 from ..evaluation.pictures import FolderSource, Source, TensorSource
-from ..evaluation.plan import METRICS, check_metrics
-from ..evaluation.report import write_csv, write_json
+from ..evaluation.plan import METRICS, parse_metrics
+from ..evaluation.report import EvaluationReport, write_csv, write_json
+from ..evaluation.request import MIXED_SIZES, Request
 from ..evaluation.resize import MODES
-from ..evaluation.run import MIXED_SIZES, Request, evaluate
+from ..evaluation.run import evaluate
 from ..evaluation.store import remove_features
 from .evaluation_files import (
     STATISTICS,
@@ -25,13 +29,7 @@ from .evaluation_files import (
 )
 from .host.images import to_image
 from .host.progress import Progress, cancelled
-from .metric_networks import (
-    CLIP_CHOICES,
-    DINO_CHOICES,
-    LPIPS_CHOICES,
-    metric_networks,
-    network_inputs,
-)
+from .metric_networks import metric_networks, network_inputs
 from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket
 
@@ -206,9 +204,9 @@ class EvaluatePictures(io.ComfyNode):
         real_images=None,
         reference_images=None,
         clip_vision=None,
-        clip: str = CLIP_CHOICES[0],
-        dino: str = DINO_CHOICES[0],
-        lpips: str = LPIPS_CHOICES[0],
+        clip: str = CLIPS[0],
+        dino: str = DINOS[0],
+        lpips: str = LPIPS[0],
         resize: str = MODES[0],
         statistics: str = "none",
         save_statistics: bool = False,
@@ -217,41 +215,48 @@ class EvaluatePictures(io.ComfyNode):
         batch_size: int = 32,
         seed: int = 0,
     ) -> io.NodeOutput:
-        home = evaluation_directory(name)
-        wanted = check_metrics([word.strip() for word in metrics.split(",") if word.strip()])
-        pictures = _generated(generated, generated_images, references, reference_images, prompt)
+        home, wanted = evaluation_directory(name), parse_metrics(metrics)
+        made = _generated(generated, generated_images, references, reference_images, prompt)
         truth = _real(real, real_images)
-        store = home.with_name(f"{home.name}.features")  # a stopped evaluation goes on from there
-        file = None
-        if statistics != "none":
-            file = Path(folder_paths.get_full_path_or_raise(STATISTICS, statistics))
-        choices = {"clip": clip, "dino": dino, "lpips": lpips, "resize": resize}
-        with metric_networks(wanted, clip_vision, **choices) as (networks, device):
-            request = Request(
-                wanted,
-                pictures,
-                truth,
-                file,
-                home.with_name(f"{home.name}{STATISTICS_SUFFIX}") if save_statistics else None,
-                batch_size,
-                device,
-                mixed_sizes,
-                seed,
-                splits,
-            )
-            report = evaluate(
-                request,
-                networks,
-                store=store,
-                on_step=Progress(),
-                cancelled=cancelled,
-            )
-        remove_features(store)
-        write_json(report, home.with_name(f"{home.name}.json"))
-        write_csv(report, home.with_name(f"{home.name}.csv"))
+        known, saved = _statistics(home, statistics, save_statistics)
+        numbers = {"batch_size": batch_size, "seed": seed, "splits": splits}
+        request = Request(wanted, made, truth, known, saved, mixed_sizes=mixed_sizes, **numbers)
+        choice = NetworkChoice(clip, dino, lpips, resize)
+        report = evaluate_into(home, request, choice, clip_vision)
         picture = to_image(table(report))
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | report_view({"": report}, ["table"])
         return io.NodeOutput(report, str(report), picture, ui=shown)
+
+
+def evaluate_into(
+    home: Path, request: Request, choice: NetworkChoice, clip_vision: Any
+) -> EvaluationReport:
+    """Evaluate with ComfyUI's device, progress and interruption, and write the report.
+
+    Args:
+        home: path of the report's files, without suffix.
+    """
+    store = home.with_name(f"{home.name}.features")  # a stopped evaluation goes on from there
+    with metric_networks(request.metrics, choice, clip_vision) as (networks, device):
+        report = evaluate(
+            replace(request, device=device),
+            networks,
+            store=store,
+            on_step=Progress(),
+            cancelled=cancelled,
+        )
+    remove_features(store)
+    write_json(report, home.with_name(f"{home.name}.json"))
+    write_csv(report, home.with_name(f"{home.name}.csv"))
+    return report
+
+
+def _statistics(home: Path, name: str, save: bool) -> tuple[Path | None, Path | None]:
+    """The file that stands for the real pictures, and the one to write their statistics to."""
+    known = None
+    if name != "none":
+        known = Path(folder_paths.get_full_path_or_raise(STATISTICS, name))
+    return known, home.with_name(f"{home.name}{STATISTICS_SUFFIX}") if save else None
 
 
 def _generated(folder: str, images, references: str, reference_images, prompt: str) -> GeneratedSet:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL import Image, ImageDraw
 
 from ..evaluation.axes import font, shortened
-from ..evaluation.sheets import contact_sheet
 from ..faces.results import THUMBNAIL, THUMBNAILS, Prepared, Verdict
+from ..figures.sheets import contact_sheet
 
 _KEPT, _LEFT_OUT = "#009e73", "#d55e00"
 _COLUMNS = 6

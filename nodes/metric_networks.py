@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..evaluation.encoders import vision_fingerprint
-from ..evaluation.loading import CLIPS, DINOS, FACE_ROLES, LPIPS, load_networks, roles_of
+from ..evaluation.loading import (
+    CLIPS,
+    DINOS,
+    FACE_ROLES,
+    LPIPS,
+    NetworkChoice,
+    load_networks,
+    roles_of,
+)
 from ..evaluation.networks.precision import in_full_precision
 from ..evaluation.plan import METRICS
 from ..faces.insight import MissingPackageError, MissingPackError
@@ -26,8 +35,6 @@ from .face_analysis import load_first_pack
 from .host.fingerprints import tensors_hash
 
 CONNECTED = "connected clip_vision"
-CLIP_CHOICES = [*CLIPS, CONNECTED]
-DINO_CHOICES, LPIPS_CHOICES = list(DINOS), list(LPIPS)
 _ROOM = 3 << 30  # bytes on the device; the largest network and a batch of pictures
 _BATCH = 16
 
@@ -67,13 +74,13 @@ class CoreClipVision:
 
 
 def network_inputs() -> list[io.Input]:
-    """Inputs of a node that choose its networks; `metric_networks` takes their values."""
+    """Inputs of a node that choose its networks: `clip_vision`, and a `NetworkChoice`."""
     clip = "Network of image_alignment, text_alignment and clip_score, from models/metrics, or the "
     clip += "connected one. Papers use ViT-B/32 (Textual Inversion, Custom Diffusion) or L/14 "
     combos = (
-        ("clip", CLIP_CHOICES, clip + "(IP-Adapter)."),
-        ("dino", DINO_CHOICES, "Network of dino. Papers use dino-vits16."),
-        ("lpips", LPIPS_CHOICES, "Backbone of lpips and lpips_diversity."),
+        ("clip", [*CLIPS, CONNECTED], clip + "(IP-Adapter)."),
+        ("dino", list(DINOS), "Network of dino. Papers use dino-vits16."),
+        ("lpips", list(LPIPS), "Backbone of lpips and lpips_diversity."),
     )
     connected = io.ClipVision.Input(
         "clip_vision",
@@ -92,12 +99,12 @@ def network_inputs() -> list[io.Input]:
 
 @contextmanager
 def metric_networks(
-    metrics: Sequence[str], clip_vision: Any = None, **choices: Any
+    metrics: Sequence[str], choice: NetworkChoice, clip_vision: Any = None
 ) -> Iterator[tuple[Mapping[str, Any], torch.device]]:
     """Networks by role, and their device; given back at the end.
 
     Args:
-        choices: clip, dino, lpips, resize: see `load_networks`.
+        choice: its clip may be `CONNECTED`: then `clip_vision` serves.
 
     Raises:
         MissingWeightsError: a file is missing; says what it is called, and where to get it.
@@ -105,9 +112,9 @@ def metric_networks(
     """
     device = comfy.model_management.get_torch_device()
     given = {}
-    if _is_connected(choices.get("clip"), clip_vision, metrics):
+    if _is_connected(choice.clip, clip_vision, metrics):
         given["clip"] = CoreClipVision(clip_vision)
-        del choices["clip"]
+        choice = replace(choice, clip=CLIPS[0])
     comfy.model_management.free_memory(_ROOM, device)
     tokenizer = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
     networks: dict[str, Any] = {}
@@ -117,10 +124,10 @@ def metric_networks(
             networks |= load_networks(
                 metrics,
                 metric_folders(),
-                given=given,
+                choice,
                 tokenizer=tokenizer,
                 device=device,
-                **choices,
+                given=given,
             )
         yield networks, device
     finally:
@@ -150,7 +157,7 @@ def _faces(roles: set[str], device: torch.device) -> dict[str, Any]:
         return {}
 
 
-def _is_connected(choice: str | None, clip_vision: Any, metrics: Sequence[str]) -> bool:
+def _is_connected(choice: str, clip_vision: Any, metrics: Sequence[str]) -> bool:
     """Whether the connected encoder is to be used.
 
     Raises:

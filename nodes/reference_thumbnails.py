@@ -12,7 +12,7 @@ import folder_paths
 from server import PromptServer
 from torch import Tensor
 
-from ..models.files import atomically
+from ..files.atomic import atomically
 from .host.images import to_picture
 
 FOLDER = "multi_ipadapter"  # in ComfyUI's folder for temporary files

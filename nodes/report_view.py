@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..evaluation.plan import LOWER_IS_BETTER
 from ..evaluation.report import EvaluationReport, Point, Value
+from ..files.strict_json import finite
 
 
 def report_view(
@@ -41,18 +41,13 @@ def report_view(
 def _row(name: str, point: Point, metric: str, value: Value) -> dict[str, Any]:
     return {
         "report": name,
-        "conditions": {key: _finite(given) for key, given in point.conditions.items()},
+        "conditions": finite(point.conditions),
         "metric": metric,
-        "value": _finite(value.value),
-        "low": _finite(value.low),
-        "high": _finite(value.high),
-        "std": _finite(value.detail.get("std")),
+        "value": finite(value.value),
+        "low": finite(value.low),
+        "high": finite(value.high),
+        "std": finite(value.detail.get("std")),
         "n": value.n,
         "better": "lower" if metric in LOWER_IS_BETTER else "higher",
         "reason": value.detail.get("reason", "") if value.value is None else "",
     }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no number that is not finite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

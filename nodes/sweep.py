@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import comfy.samplers
 from comfy_api.v0_0_2 import io, ui
+from PIL import Image
 
 from ..evaluation.encoders import vision_fingerprint
 from ..evaluation.sweep import choose_cases, parse_numbers, shots
+from ..evaluation.sweep_folder import Sweep
 from ..models.aggregation import AGGREGATIONS
 from ..training.records import PictureIndex
 from .drawing import Drawing
@@ -17,9 +22,10 @@ from .evaluation_files import evaluation_directory
 from .host.fingerprints import fingerprint, patched_fingerprint
 from .host.images import to_image
 from .host.memory import unload_models
+from .host.progress import Progress, cancelled
 from .key_values import LoadedAdapter
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
-from .sweep_run import Drawer, Sweep
+from .sweep_run import Checkpoint, Given, SweepDrawer
 from .vision import FITS, check_encoder
 
 
@@ -211,46 +217,78 @@ class SweepMultiIPAdapter(io.ComfyNode):
         sampler_name: str = "euler",
         scheduler: str = "normal",
     ) -> io.NodeOutput:
-        folder = evaluation_directory(name)
-        check_encoder(clip_vision, adapter.config.projection)
-        strengths = parse_numbers(weights, "weights", -1.0, 5.0)
-        counts = parse_numbers(references, "references", 1, MAX_SLOTS, whole=True)
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
-        cases = choose_cases(dataset, identities, counts[-1], seed)
+        given = Given(adapter, clip_vision, aggregation, fit)
         how = Drawing(width, height, steps, cfg, sampler_name, scheduler)
-        encoder = vision_fingerprint(clip_vision.model.state_dict())
-        settings = dataclasses.asdict(how) | {
-            "prompts": lines,
-            "negative": negative,
-            "cases": [dataclasses.asdict(case) for case in cases],
-            "aggregation": aggregation,
-            "fit": fit,
-            "dataset": dataset.digest(),
-            "adapter": fingerprint(adapter.adapter),
-            "model": models_fingerprint(model, clip, vae),
-            "encoder": encoder,
-        }
-        sweep = Sweep(folder, dataset, cases, lines, encoder)
-        sweep.begin(settings)
-        seeds = range(seed, seed + per_prompt)
-        plan = list(shots(len(cases), max(1, len(lines)), strengths, counts, seeds))
-        drawer = Drawer(model, clip, vae, adapter, clip_vision, aggregation, fit, negative, how)
-        try:
-            sweep.run(plan, drawer)
-        finally:
-            sweep.write_manifest(plan)  # of a stopped sweep too
-        sheet = to_image(sweep.sheet(plan))
+        drawer = SweepDrawer(Checkpoint(model, clip, vae), given, negative, how)
+        grid = Grid(prompts, weights, references, identities, per_prompt, seed)
+        folder, picture = draw_sweep(name, dataset, grid, drawer)
+        sheet = to_image(picture)
         shown = ui.PreviewImage(sheet, cls=cls).as_dict() | {"figures": ["sheet"]}
         return io.NodeOutput(f"evaluation/{folder.name}", sheet, ui=shown)
 
 
-def models_fingerprint(model, clip, vae) -> str:
+@dataclass(frozen=True)
+class Grid:
+    """What to draw: inputs of the node."""
+
+    prompts: str
+    weights: str
+    references: str
+    identities: int
+    per_prompt: int
+    seed: int
+
+
+def draw_sweep(
+    name: str, dataset: PictureIndex, grid: Grid, drawer: SweepDrawer
+) -> tuple[Path, Image.Image]:
+    """Draw what is not there yet; returns the folder, and its pictures as a table.
+
+    Raises:
+        ValueError: bad input, or the folder holds another sweep.
+    """
+    folder = evaluation_directory(name)
+    check_encoder(drawer.given.clip_vision, drawer.given.loaded.config.projection)
+    strengths = parse_numbers(grid.weights, "weights", -1.0, 5.0)
+    counts = parse_numbers(grid.references, "references", 1, MAX_SLOTS, whole=True)
+    lines = [line.strip() for line in grid.prompts.splitlines() if line.strip()]
+    cases = choose_cases(dataset, grid.identities, counts[-1], grid.seed)
+    encoder = vision_fingerprint(drawer.given.clip_vision.model.state_dict())
+    sweep = Sweep(folder, dataset, cases, lines, encoder)
+    sweep.begin(_settings(sweep, drawer))
+    seeds = range(grid.seed, grid.seed + grid.per_prompt)
+    plan = list(shots(len(cases), max(1, len(lines)), strengths, counts, seeds))
+    try:
+        sweep.run(plan, drawer, Progress(), cancelled)
+    finally:
+        sweep.write_manifest(plan)  # of a stopped sweep too
+    return folder, sweep.sheet(plan)
+
+
+def _settings(sweep: Sweep, drawer: SweepDrawer) -> dict[str, Any]:
+    """What all pictures of a folder have in common."""
+    steering = drawer.given
+    return dataclasses.asdict(drawer.how) | {
+        "prompts": sweep.prompts,
+        "negative": drawer.negative,
+        "cases": [dataclasses.asdict(case) for case in sweep.cases],
+        "aggregation": steering.aggregation,
+        "fit": steering.fit,
+        "dataset": sweep.index.digest(),
+        "adapter": fingerprint(steering.adapter.adapter),
+        "model": checkpoint_fingerprint(drawer.checkpoint),
+        "encoder": sweep.encoder,
+    }
+
+
+def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     """Of the checkpoint with its LoRAs, which are merged into the weights while it is loaded."""
+    model, clip = checkpoint.model, checkpoint.clip
     unload_models()
     parts = (
         patched_fingerprint(model, model.get_model_object("diffusion_model")),
         patched_fingerprint(clip.patcher, clip.cond_stage_model),
         str(clip.layer_idx),
-        fingerprint(vae.first_stage_model),
+        fingerprint(checkpoint.vae.first_stage_model),
     )
     return " ".join(parts)

@@ -1,223 +1,78 @@
-"""A sweep in its folder: the pictures, references and targets, and the manifest that joins them.
-
-Folder: pictures/<identity>/*.png, references/<identity>/*.png, targets/<identity>.png,
-manifest.jsonl (read by the evaluation), sweep.json (settings, checked when it goes on).
-"""
+"""Pictures of a sweep, drawn by ComfyUI's models."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..evaluation.figures import contact_sheet
-from ..evaluation.sweep import Case, Shot, folder_name
-from ..models.files import atomically
+from ..evaluation.sweep import Shot
 from ..models.references import ReferenceEmbeds
-from ..training.images import decode
-from ..training.records import PictureIndex, printable
 from .drawing import Drawing, draw, encode_prompt
-from .host.images import to_image, to_picture
+from .host.images import to_picture
 from .key_values import LoadedAdapter
 from .steering.steer import Steering, steer
 from .vision import encode, encode_null
 
-_REFERENCE_SIDE = 1024  # larger ones are kept smaller
-_SHEET_ROWS = 6
-_SETTINGS, _MANIFEST = "sweep.json", "manifest.jsonl"
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What draws: MODEL, CLIP and VAE."""
+
+    model: Any
+    clip: Any
+    vae: Any
 
 
-class Drawer:
+@dataclass(frozen=True)
+class Given:
+    """What the references are read and joined with.
+
+    Attributes:
+        clip_vision: the encoder that the adapter needs.
+        aggregation: how references are joined; "auto": as the adapter was trained.
+        fit: how a reference becomes square.
+    """
+
+    loaded: LoadedAdapter
+    clip_vision: Any
+    aggregation: str
+    fit: str
+
+
+@dataclass(frozen=True)
+class SweepDrawer:
     """Draws a prompt with some references, at some weight."""
 
-    def __init__(
-        self,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        adapter: LoadedAdapter,
-        clip_vision: Any,
-        aggregation: str,
-        fit: str,
-        negative: str,
-        how: Drawing,
-    ):
-        self.model, self.clip, self.vae = model, clip, vae
-        self.adapter, self.clip_vision = adapter, clip_vision
-        self.aggregation, self.fit, self.how = aggregation, fit, how
-        self.negative = encode_prompt(clip, negative)
+    checkpoint: Checkpoint
+    given: Given
+    negative: str
+    how: Drawing
 
     def encode(self, pictures: Sequence[Tensor]) -> ReferenceEmbeds:
         """Pictures [H, W, 3] of one identity."""
-        names = tuple(self.adapter.config.projection.inputs)
+        encoder = self.given.clip_vision
+        names = tuple(self.given.loaded.config.projection.inputs)
         images = {f"reference {i + 1}": x[None] for i, x in enumerate(pictures)}
-        features = encode(self.clip_vision, images, self.fit, names, show_progress=False)
-        null = encode_null(self.clip_vision, names)
-        return ReferenceEmbeds(features, null, torch.ones(len(pictures)))
+        features = encode(encoder, images, self.given.fit, names, show_progress=False)
+        return ReferenceEmbeds(features, encode_null(encoder, names), torch.ones(len(pictures)))
 
     def draw(self, references: ReferenceEmbeds, prompt: str, shot: Shot) -> Image.Image:
         """One picture."""
-        model = self.model
+        model, vae = self.checkpoint.model, self.checkpoint.vae
         if shot.weight:
             some = references.first(shot.count)
-            how = Steering(weight=shot.weight, aggregation=self.aggregation)
-            model = steer(model, self.adapter, some, how)
-        positive = encode_prompt(self.clip, prompt)
-        picture = draw(model, self.vae, positive, self.negative, self.how, shot.seed)
+            how = Steering(weight=shot.weight, aggregation=self.given.aggregation)
+            model = steer(model, self.given.loaded, some, how)
+        positive = encode_prompt(self.checkpoint.clip, prompt)
+        picture = draw(model, vae, positive, self._negative, self.how, shot.seed)
         return to_picture(picture)
 
-
-class Sweep:
-    """One folder of pictures. `prompts` empty: the caption of the target."""
-
-    def __init__(
-        self,
-        folder: Path,
-        index: PictureIndex,
-        cases: Sequence[Case],
-        prompts: Sequence[str],
-        encoder: str,
-    ):
-        self.folder, self.index, self.cases, self.encoder = folder, index, cases, encoder
-        self.prompts = list(prompts)
-        self.names = [folder_name(i, printable(case.identity)) for i, case in enumerate(cases)]
-
-    def begin(self, settings: Mapping[str, Any]) -> None:
-        """Start, or go on.
-
-        Raises:
-            ValueError: the folder holds another sweep.
-        """
-        path = self.folder / _SETTINGS
-        settings = json.loads(json.dumps(settings, default=str))
-        if path.is_file():
-            there = json.loads(path.read_text(encoding="utf-8"))
-            differing = sorted(k for k in settings if there.get(k) != settings[k])
-            if differing:
-                raise ValueError(
-                    f"The folder evaluation/{self.folder.name} holds a sweep with other settings "
-                    f"({', '.join(differing)}). Choose another name, or delete the folder."
-                )
-            return
-        _write(path, json.dumps(settings, indent=1).encode())
-
-    def run(self, plan: Sequence[Shot], drawer: Drawer) -> None:
-        """Draw what is not there yet; ComfyUI's interruption ends it between two pictures."""
-        progress = comfy.utils.ProgressBar(len(plan))
-        encoded: dict[int, ReferenceEmbeds] = {}
-        for number, shot in enumerate(plan):
-            path = self._path(shot)
-            if not path.is_file():
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                picture = self._shared(shot)
-                if picture is None:
-                    if shot.case not in encoded:
-                        encoded = {shot.case: drawer.encode(self._references(shot.case))}
-                    picture = drawer.draw(encoded[shot.case], self._prompt(shot), shot)
-                _save(path, picture)
-            progress.update_absolute(number + 1, len(plan))
-
-    def _shared(self, shot: Shot) -> Image.Image | None:
-        """The same picture, drawn for another number of references: weight 0 ignores them."""
-        if shot.weight:
-            return None
-        name = f"{replace(shot, count=0).name}".replace("_n0_", "_n*_")
-        found = sorted(self._path(shot).parent.glob(f"{name}.png"))
-        return _open(found[0]) if found else None
-
-    def write_manifest(self, plan: Sequence[Shot]) -> None:
-        """A line for every picture that is there."""
-        lines = []
-        for shot in plan:
-            if not self._path(shot).is_file():
-                continue
-            case, name = self.cases[shot.case], self.names[shot.case]
-            # Scored against all of them at every number, else the yardstick would change with it.
-            references = [f"references/{name}/{i}.png" for i in range(len(case.references))]
-            line = {
-                "image": f"pictures/{name}/{shot.name}.png",
-                "identity": printable(case.identity),
-                "prompt": self._prompt(shot),
-                "references": references,
-                "given": references[: shot.count],
-                "conditions": {"weight": shot.weight, "references": shot.count},
-                "encoder": self.encoder,
-            }
-            if case.target is not None:
-                line["target"] = f"targets/{name}.png"
-            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-        _write(self.folder / _MANIFEST, "".join(lines).encode())
-
-    def sheet(self, plan: Sequence[Shot]) -> Image.Image:
-        """The first prompt and seed: a row for every identity and number, weights side by side."""
-        rows: dict[tuple[int, int], list[Shot]] = {}
-        for shot in plan:
-            if (shot.prompt, shot.seed) == (plan[0].prompt, plan[0].seed):
-                rows.setdefault((shot.case, shot.count), []).append(shot)
-        shown = dict(list(rows.items())[:_SHEET_ROWS])
-        return contact_sheet(
-            [[self._reference(case), *map(self._drawn, row)] for (case, _), row in shown.items()],
-            [f"{self.names[case]}, N = {count}" for case, count in shown],
-            ["reference", *(f"weight {shot.weight:g}" for shot in next(iter(shown.values())))],
-        )
-
-    def _reference(self, case: int) -> Image.Image:
-        return _open(self.folder / "references" / self.names[case] / "0.png")
-
-    def _drawn(self, shot: Shot) -> Image.Image:
-        return _open(self._path(shot))
-
-    def _path(self, shot: Shot) -> Path:
-        return self.folder / "pictures" / self.names[shot.case] / f"{shot.name}.png"
-
-    def _prompt(self, shot: Shot) -> str:
-        if self.prompts:
-            return self.prompts[shot.prompt]
-        case = self.cases[shot.case]
-        return self.index.caption(case.references[0] if case.target is None else case.target)
-
-    def _references(self, number: int) -> list[Tensor]:
-        """Pictures of an identity [H, W, 3], which are kept beside what is drawn from them."""
-        case, name = self.cases[number], self.names[number]
-        if case.target is not None:
-            self._keep(case.target, self.folder / "targets" / f"{name}.png")
-        folder = self.folder / "references" / name
-        return [self._keep(n, folder / f"{i}.png") for i, n in enumerate(case.references)]
-
-    def _keep(self, picture: int, path: Path) -> Tensor:
-        if not path.is_file():
-            with self.index.open(picture) as file:
-                image = decode(file, self.index.name(picture), _REFERENCE_SIDE)[0]
-            image.thumbnail((_REFERENCE_SIDE, _REFERENCE_SIDE), Image.Resampling.LANCZOS)
-            _save(path, image)
-        return _load(path)
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
-
-
-def _load(path: Path) -> Tensor:
-    """[H, W, 3] in 0..1."""
-    return to_image(_open(path))[0]
-
-
-def _save(path: Path, image: Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomically(path) as temporary:
-        image.save(temporary, "PNG")
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomically(path) as temporary:
-        temporary.write_bytes(content)
+    @cached_property
+    def _negative(self) -> list:
+        return encode_prompt(self.checkpoint.clip, self.negative)

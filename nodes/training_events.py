@@ -8,7 +8,7 @@ from typing import Any
 import comfy.model_management
 from server import PromptServer
 
-from ..training.metrics import plain
+from ..files.strict_json import finite
 
 EVENT = "multi_ipadapter.training"
 
@@ -53,7 +53,7 @@ class TrainingEvents:
         reloaded meanwhile hears it too."""
         global _newest
         self.status = self.status | status
-        _newest = plain(self.status)
+        _newest = finite(self.status)
         server = getattr(PromptServer, "instance", None)
         if server is not None:
-            server.send_sync(EVENT, {"status": _newest} | plain(dict(news or {})))
+            server.send_sync(EVENT, {"status": _newest} | finite(dict(news or {})))

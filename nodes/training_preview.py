@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from ..figures.sheets import contact_sheet
 from ..models.adapter import MultiIPAdapter
 from ..models.references import ReferenceEmbeds
 from .drawing import Drawing, draw, encode_prompt
@@ -45,7 +46,7 @@ class Preview:
         with LOADING, torch.inference_mode():
             loaded = LoadedAdapter(adapter, "preview")
             rows = [self._row(loaded, number) for number in range(len(self.cases))]
-        return contact_sheet(rows)
+        return labelled_sheet(rows)
 
     def _row(self, loaded: LoadedAdapter, number: int) -> list[tuple[str, Tensor]]:
         case = self.cases[number]
@@ -70,15 +71,7 @@ class Preview:
         return draw(model, self.vae, positive, negative, how, self.seed)
 
 
-def contact_sheet(rows: Sequence[Sequence[tuple[str, Tensor]]], side: int = 192) -> Image.Image:
+def labelled_sheet(rows: Sequence[Sequence[tuple[str, Tensor]]]) -> Image.Image:
     """Labelled pictures [H, W, 3], one row for each case."""
-    width = max(len(row) for row in rows)
-    image = Image.new("RGB", (width * (side + 8) + 8, len(rows) * (side + 32) + 8), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
-    for y, row in enumerate(rows):
-        for x, (label, picture) in enumerate(row):
-            place = (8 + x * (side + 8), 8 + y * (side + 32))
-            small = to_picture(picture).resize((side, side), Image.LANCZOS)
-            image.paste(small, place)
-            draw.text((place[0], place[1] + side + 4), label, fill="black", font=font)
-    return image
+    cells = [[to_picture(pixels) for _, pixels in row] for row in rows]
+    return contact_sheet(cells, captions=[[label for label, _ in row] for row in rows])

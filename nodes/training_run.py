@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..faces.analysis import FaceAnalyser
+from ..files.atomic import atomically
 from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig
-from ..models.files import atomically
 from ..models.projection import FACE
 from ..models.references import ReferenceEmbeds
 from ..pictures.pixels import to_floats

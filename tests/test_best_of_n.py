@@ -12,16 +12,19 @@ import torchvision
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from multi_ipadapter.evaluation.class_words import rank_words, sentences_of
+from multi_ipadapter.evaluation.loading import NetworkChoice
 from multi_ipadapter.evaluation.networks.aesthetic import load_aesthetic
 from multi_ipadapter.evaluation.networks.clip import load_clip
 from multi_ipadapter.evaluation.networks.dino import load_dino
 from multi_ipadapter.evaluation.networks.lpips import load_lpips
+from multi_ipadapter.evaluation.ranking import mixed, parse_mix, scores_of
 from multi_ipadapter.nodes import rank as rank_node
-from multi_ipadapter.nodes.class_word import ClassWord, rank_words, sentences_of
+from multi_ipadapter.nodes.class_word import ClassWord
 from multi_ipadapter.nodes.evaluate import EvaluatePictures
 from multi_ipadapter.nodes.host.images import pixels_of
 from multi_ipadapter.nodes.metric_networks import metric_networks
-from multi_ipadapter.nodes.rank import RankPictures, mixed, parse_mix, scores_of
+from multi_ipadapter.nodes.rank import RankPictures
 from multi_ipadapter.nodes.score import ScorePairs
 
 from .face_graphs import paint, write_pack
@@ -292,7 +295,7 @@ def _images(*pictures: np.ndarray) -> torch.Tensor:
 def test_the_word_is_the_one_with_the_highest_mean_cosine(metrics):
     images, words = batch(3), "girl, man, person"
     word, text = ClassWord.execute(images, words).args
-    with metric_networks(["text_alignment"], clip="clip-vit-b-32") as (networks, _):
+    with metric_networks(["text_alignment"], NetworkChoice()) as (networks, _):
         network = networks["clip"]
         sentences = [f"a photo of a {w}" for w in ("girl", "man", "person")]
         cosines = F.normalize(network(pixels_of(images))["image"], dim=1) @ (

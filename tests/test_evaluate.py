@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from multi_ipadapter.evaluation import alignment
+from multi_ipadapter.evaluation.extract import Interrupted
 from multi_ipadapter.evaluation.frechet import frechet_distance_from_features
 from multi_ipadapter.evaluation.inception_score import inception_score
 from multi_ipadapter.evaluation.kernels import cmmd, kid
@@ -21,7 +22,8 @@ from multi_ipadapter.evaluation.manifest import (
 )
 from multi_ipadapter.evaluation.manifold import precision_recall
 from multi_ipadapter.evaluation.pictures import TensorSource
-from multi_ipadapter.evaluation.run import PER_IMAGE, Interrupted, evaluate
+from multi_ipadapter.evaluation.plan import PER_IMAGE
+from multi_ipadapter.evaluation.run import evaluate
 
 from .evaluation_world import (
     Network,

@@ -17,8 +17,9 @@ from multi_ipadapter.evaluation.manifest import (
     read_generated,
 )
 from multi_ipadapter.evaluation.pictures import FolderSource, ListSource, TensorSource
+from multi_ipadapter.evaluation.plan import METRICS
 from multi_ipadapter.evaluation.report import EvaluationReport
-from multi_ipadapter.evaluation.run import METRICS, evaluate
+from multi_ipadapter.evaluation.run import evaluate
 from multi_ipadapter.evaluation.store import FeatureStore
 
 from .evaluation_world import (

@@ -21,7 +21,8 @@ from multi_ipadapter.evaluation.manifest import read_generated
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
 from multi_ipadapter.evaluation.pictures import FolderSource
 from multi_ipadapter.evaluation.report import read_json
-from multi_ipadapter.evaluation.run import Request, evaluate
+from multi_ipadapter.evaluation.request import Request
+from multi_ipadapter.evaluation.run import evaluate
 
 from .conftest import COMFYUI_PATH
 from .evaluation_world import write_pictures

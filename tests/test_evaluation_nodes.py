@@ -13,13 +13,14 @@ from PIL import Image
 from transformers import CLIPModel
 
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
+from multi_ipadapter.evaluation.ranking import rank
 from multi_ipadapter.evaluation.report import read_json
 from multi_ipadapter.nodes import MultiIPAdapterExtension
 from multi_ipadapter.nodes.demo_models import DemoConfig, build_adapter
 from multi_ipadapter.nodes.evaluate import EvaluatePictures
 from multi_ipadapter.nodes.evaluation_report import ReportFigures
 from multi_ipadapter.nodes.metric_networks import CONNECTED, CoreClipVision
-from multi_ipadapter.nodes.rank import RankPictures, rank, select_latents
+from multi_ipadapter.nodes.rank import RankPictures, select_latents
 from multi_ipadapter.nodes.score import ScorePairs
 from multi_ipadapter.nodes.sweep import SweepMultiIPAdapter
 

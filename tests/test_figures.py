@@ -8,16 +8,11 @@ import torch
 from PIL import Image, ImageColor
 
 from multi_ipadapter.evaluation.axes import COLOURS, Axes, font, shortened
-from multi_ipadapter.evaluation.figures import (
-    alignment_scatter,
-    contact_sheet,
-    metric_chart,
-    ranked_strip,
-    table,
-    xy_sheet,
-)
+from multi_ipadapter.evaluation.figures import alignment_scatter, metric_chart, table
 from multi_ipadapter.evaluation.pictures import TensorSource
 from multi_ipadapter.evaluation.report import EvaluationReport, Point, Value
+from multi_ipadapter.evaluation.sheets import xy_sheet
+from multi_ipadapter.figures.sheets import contact_sheet, ranked_strip
 
 WEIGHTS, COUNTS = (0.0, 0.6, 1.2), (1, 4)
 LONG = "a warning that goes on " + "and on " * 40

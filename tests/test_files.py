@@ -235,17 +235,19 @@ def test_tensors_that_share_memory_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=str)
-@pytest.mark.parametrize("step", ["save_file", "os.fsync", "os.replace"])
+@pytest.mark.parametrize(
+    "step", ["models.files.save_file", "files.atomic.os.fsync", "files.atomic.os.replace"]
+)
 def test_a_write_that_fails_leaves_the_old_file(step, error, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     write(path, 1.0)
 
     def fail(*args):
-        if step == "save_file":
+        if step.endswith("save_file"):
             Path(args[1]).write_bytes(b"half of it")
         raise error
 
-    monkeypatch.setattr(f"multi_ipadapter.models.files.{step}", fail)
+    monkeypatch.setattr(f"multi_ipadapter.{step}", fail)
     with pytest.raises(type(error)):
         write(path, 2.0)
     assert os.listdir(tmp_path) == ["a.safetensors"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from ..models.files import atomically
+from ..files.atomic import atomically
+from ..files.strict_json import finite
 from .state import disk_errors
 
 
@@ -45,16 +45,7 @@ class MetricsFile:
 
 
 def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(plain(entry), allow_nan=False) + "\n"
-
-
-def plain(value: Any) -> Any:
-    """JSON knows no infinity and no NaN; they become null."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(entry), allow_nan=False) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..files.atomic import atomically
 from .batch import LATENTS, MASK
 from .records import PictureIndex
 
@@ -118,15 +117,8 @@ def read_plan(folder: Path) -> Plan | None:
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """Write atomically."""
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            json.dump(asdict(plan), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / _PLAN)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomically(folder / _PLAN) as temporary:
+        temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
 
 
 _MEANING = {

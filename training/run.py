@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from ..files.atomic import atomically
 from ..models.adapter import MultiIPAdapter
 from ..models.checkpoint import save_adapter
-from ..models.files import atomically
 from ..runs import streams
 from .backbone import Backbone
 from .batch import FeatureSource, PictureSource

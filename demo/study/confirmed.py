@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...evaluation.intervals import Interval
-from ...models.files import atomically
+from ...files.atomic import atomically
 from .cells import (
     BASE,
     CONFIRMED,

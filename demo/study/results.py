@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ...evaluation.intervals import Interval
-from ...models.files import atomically
+from ...files.atomic import atomically
 from .. import world
 from .cells import (
     BASE,

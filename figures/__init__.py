@@ -1,0 +1,1 @@
+"""What is drawn for a person to look at; knows Pillow only."""
