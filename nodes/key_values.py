@@ -61,7 +61,7 @@ class LoadedAdapter:
 
     @cached_property
     def lora_identity(self) -> uuid.UUID:
-        """Of the LoRA's weights, which never change: one for all that have read the same file."""
+        """Id of the LoRA's weights, which never change: the same for all who read the file."""
         return uuid.uuid5(uuid.NAMESPACE_OID, fingerprint(self.adapter.lora))
 
     @property

@@ -279,12 +279,12 @@ def picture_encoder(
 
 
 def feature_widths(clip_vision: Any, faces: FaceAnalyser | None = None) -> dict[str, int]:
-    """Of the encoders' features, by name."""
+    """Widths of the encoders' features, by name."""
     return {name: x.shape[-1] for name, x in _null(clip_vision, faces).items()}
 
 
 def fingerprint(*models: nn.Module) -> str:
-    """Of models: names, shapes and the first values of all their tensors."""
+    """Digest of models: names, shapes and first values of all their tensors."""
     digest = hashlib.sha256()
     for module in models:
         for name, tensor in module.state_dict().items():

@@ -250,7 +250,7 @@ def _source(
 
 
 def _preview(models: Models, held_out: FeatureSource, run: Run, data, config) -> Preview | None:
-    """Of the first validation cases whose pictures can be read; None: of none."""
+    """Preview of the first validation cases that can be read; None if there are none."""
     names = run.trainer.adapter.config.projection.inputs
     null = run.trainer.backbone.null_features
     home = comfy.model_management.intermediate_device()
