@@ -69,6 +69,25 @@ def test_a_readme_says_what_its_commands_need(name):
     assert all("pip install --no-deps -e ." in text for text in before)
 
 
+@pytest.mark.parametrize(
+    ("name", "install"), [("README.md", "Install"), ("README.ru.md", "Установка")]
+)
+def test_a_readme_gives_few_percentages_before_the_install_section(name, install):
+    text, heading, _ = (ROOT / name).read_text(encoding="utf-8").partition(f"\n## {install}")
+    assert heading
+    assert len(re.findall(r"\d\s*%", text)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"), [("README.md", "Try it"), ("README.ru.md", "Попробовать")]
+)
+def test_trying_begins_with_the_two_commands(name, heading):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {heading}.*\n+(.*\n.*)", text, re.M)
+    commands = [re.split(" {2,}#", line)[0] for line in section.splitlines()]
+    assert commands == ["    python dev.py demo", "    python dev.py test"]
+
+
 # ---- what the source says of itself ------------------------------------------------------------
 
 
