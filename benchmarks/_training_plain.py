@@ -164,5 +164,5 @@ class PlainLoop:
 
 
 def picture_numbers(rows: Sequence[Row]) -> list[int]:
-    """Of the targets, then of all references; pictures that occur twice are encoded twice."""
+    """Numbers of the targets, then of all references; repeated pictures are encoded again."""
     return [row.target for row in rows] + [n for row in rows for n in row.references]

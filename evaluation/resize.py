@@ -64,7 +64,7 @@ def resize_and_crop(pixels: Tensor, resize: int, crop: int) -> Tensor:
     shorter = min(height, width)
     size = int(resize * width / shorter), int(resize * height / shorter)
     left, top = (size[0] - crop) // 2, (size[1] - crop) // 2
-    # Of a long strip the whole would not fit into memory. PIL rounds the edges of a box to
+    # The whole of a long strip would not fit into memory. PIL rounds the edges of a box to
     # float32, so a few pixels of a part differ by one from those of the whole.
     strip = max(size) > _LONGEST * resize
     across, down = width / size[0], height / size[1]

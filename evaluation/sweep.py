@@ -41,7 +41,7 @@ class Shot:
 
     @property
     def name(self) -> str:
-        """Of its file, without suffix."""
+        """Name of its file, without suffix."""
         return f"p{self.prompt:02}_w{self.weight:g}_n{self.count}_s{self.seed}"
 
 

@@ -79,7 +79,7 @@ def _detect_with_border(analyser: FaceAnalyser, picture: np.ndarray) -> list[Fac
 
 
 def _detect_turned(analyser: FaceAnalyser, picture: np.ndarray) -> list[Face]:
-    """Of the quarter turns the one with the surest face; heads seldom stand otherwise too."""
+    """Faces of the quarter turn with the surest face; heads seldom stand otherwise too."""
     found = []
     for quarters in (1, 3, 2):
         faces = analyser.detect(np.ascontiguousarray(np.rot90(picture, quarters)))

@@ -61,7 +61,7 @@ def measure(picture: np.ndarray, face: Face) -> Quality:
 
 
 def laplacian_variance(grey: np.ndarray) -> float:
-    """Of the 4-neighbour Laplacian, without the border; [H, W]."""
+    """Variance of the 4-neighbour Laplacian of [H, W], without the border."""
     inner = grey[1:-1, 1:-1]
     sides = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     return float((sides - 4 * inner).var())

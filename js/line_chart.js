@@ -19,7 +19,7 @@ export const SERIES = {
   learning_rate: { label: "learning rate", short: "LR", colour: "--mip-soft" },
 };
 
-// Of the SVG itself, so that an exported picture has them too.
+// Styles of the SVG itself, so that an exported picture has them too.
 export const CHART_STYLES = `
 .mip-chart text { font: 10px Inter, Arial, sans-serif; fill: var(--mip-soft); }
 .mip-chart .grid { stroke: var(--mip-line); stroke-width: 1; }

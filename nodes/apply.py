@@ -109,7 +109,7 @@ class ApplyMultiIPAdapter(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip="Strength of the LoRA that FaceID files carry, during the whole "
-                    "sampling. 0, or weight = 0: it is not added. Other files have none.",
+                    "sampling. It is not added at 0 or at weight = 0. Other files have no LoRA.",
                 ),
                 io.Float.Input(
                     "faceid_v2_weight",

@@ -32,7 +32,7 @@ class ClassWord(io.ComfyNode):
             "read from models/metrics; nothing is downloaded.",
             search_aliases=["class token", "gender word", "caption", "interrogate"],
             inputs=[
-                io.Image.Input("images", tooltip="Of one person, pet or thing."),
+                io.Image.Input("images", tooltip="Pictures of one person, pet or thing."),
                 io.String.Input(
                     "words", default=WORDS, tooltip="What to choose from, separated by commas."
                 ),

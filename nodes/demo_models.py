@@ -64,7 +64,7 @@ _VAE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
-# Of the models that demo/build trains.
+# Layouts of the models that demo/build trains.
 WORLD_SIZE = 128  # pixels
 _WORLD_UNET = _SD1_LAYOUT | {
     "model_channels": 96,

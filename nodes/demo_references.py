@@ -21,8 +21,8 @@ class DemoReferences(io.ComfyNode):
             display_name="Demo References (Multi-IPAdapter)",
             category=CATEGORY,
             description="Draws portraits of a person whom the demo models have never seen. Every "
-            "picture hides a part: a cap the hair, sunglasses the eyes. The caption describes "
-            "one more view of the same person, and the truth shows it.",
+            "picture hides a part: a cap hides the hair, sunglasses the eyes. The caption "
+            "describes one more view of the same person, and the truth shows it.",
             search_aliases=["demo portraits", "example references"],
             inputs=[
                 io.Int.Input(
@@ -31,7 +31,7 @@ class DemoReferences(io.ComfyNode):
                     min=0,
                     max=len(world.HELD_OUT) - 1,
                     control_after_generate=False,
-                    tooltip="Who: each number is another person.",
+                    tooltip="Number of the person; each number is a different person.",
                 ),
                 io.Int.Input(
                     "count", default=4, min=1, max=WANTED, tooltip="Number of reference pictures."
@@ -42,7 +42,7 @@ class DemoReferences(io.ComfyNode):
                     min=0,
                     max=99,
                     optional=True,
-                    tooltip="Which further view the caption and the truth are of.",
+                    tooltip="Which further view the caption describes and the truth shows.",
                 ),
             ],
             outputs=[

@@ -91,9 +91,9 @@ class EncodeReferenceImages(io.ComfyNode):
                     options=list(FACE_EMBEDDINGS),
                     default="each",
                     optional=True,
-                    tooltip="For these adapters: every picture is a reference of its own, or all "
-                    "faces make one by their mean, alike or by quality: size, sharpness, pose and "
-                    "the detector's score.",
+                    tooltip="For these adapters. each: every picture is a reference of its own. "
+                    "mean: all faces are averaged into one. quality-weighted mean: the same, "
+                    "weighted by size, sharpness, pose and the detector's score.",
                 ),
             ],
             outputs=[

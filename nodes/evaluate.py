@@ -74,15 +74,15 @@ class EvaluatePictures(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip="Folder of reference pictures, with a folder for each identity where "
-                    "there are several. A manifest in the generated folder names them by itself.",
+                    "there are several. A manifest in the generated folder names them itself.",
                 ),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Of pictures that have none in the manifest or in a .txt beside them. "
-                    "For connected pictures a line for each, or one for all.",
+                    tooltip="Prompt for pictures without one in the manifest or in a .txt beside "
+                    "them. For connected pictures a line for each, or one for all.",
                 ),
                 io.String.Input(
                     "metrics",
@@ -94,18 +94,21 @@ class EvaluatePictures(io.ComfyNode):
                     "name",
                     default="report",
                     optional=True,
-                    tooltip="Of the files in output/evaluation; written over if they exist.",
+                    tooltip="Name of the files in output/evaluation; written over if they exist.",
                 ),
                 io.Image.Input(
-                    "generated_images", optional=True, tooltip="In place of the folder generated."
+                    "generated_images",
+                    optional=True,
+                    tooltip="Pictures in place of the folder generated.",
                 ),
                 io.Image.Input(
-                    "real_images", optional=True, tooltip="In place of the folder real."
+                    "real_images", optional=True, tooltip="Pictures in place of the folder real."
                 ),
                 io.Image.Input(
                     "reference_images",
                     optional=True,
-                    tooltip="In place of the folder references; they serve all generated_images.",
+                    tooltip="Pictures in place of the folder references; all generated_images "
+                    "share them.",
                 ),
                 *network_inputs(),
                 io.Combo.Input(
@@ -113,7 +116,8 @@ class EvaluatePictures(io.ComfyNode):
                     options=list(MODES),
                     default=MODES[0],
                     optional=True,
-                    tooltip="How FID's network gets its 299 pixels. Compare like with like.",
+                    tooltip="How pictures are resized to the 299 pixels of FID's network. Compare "
+                    "only results of the same mode.",
                 ),
                 io.Combo.Input(
                     "statistics",
@@ -127,7 +131,8 @@ class EvaluatePictures(io.ComfyNode):
                     "save_statistics",
                     default=False,
                     optional=True,
-                    tooltip="Keep the real pictures' statistics as <name>.npz, to be chosen above.",
+                    tooltip="Keep the real pictures' statistics as <name>.npz, which can then be "
+                    "chosen above.",
                 ),
                 io.Combo.Input(
                     "mixed_sizes",
@@ -142,7 +147,7 @@ class EvaluatePictures(io.ComfyNode):
                     min=1,
                     max=1000,
                     optional=True,
-                    tooltip="Of the Inception Score; 50 pictures for each, or more.",
+                    tooltip="Number of parts of the Inception Score; 50 pictures or more for each.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -159,7 +164,7 @@ class EvaluatePictures(io.ComfyNode):
                     max=2**31 - 1,
                     optional=True,
                     control_after_generate=False,
-                    tooltip="Of the subsets of KID, the splits and the intervals.",
+                    tooltip="Seed for the subsets of KID, the splits and the intervals.",
                 ),
             ],
             outputs=[

@@ -70,15 +70,15 @@ class ReportFigures(io.ComfyNode):
                     "metric",
                     default="",
                     optional=True,
-                    tooltip="By which pictures are ranked and labelled; empty: the first that "
-                    "gives a value for every picture.",
+                    tooltip="Metric by which pictures are ranked and labelled; empty: the first "
+                    "that gives a value for every picture.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="figures",
                     is_output_list=True,
-                    tooltip="One after the other: their sizes differ.",
+                    tooltip="Figures one after the other, since their sizes differ.",
                 ),
                 io.String.Output(display_name="text", tooltip="All reports, and how they differ."),
             ],

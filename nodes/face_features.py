@@ -32,7 +32,7 @@ _SHOWN = 5
 
 
 class FaceFeatures(NamedTuple):
-    """Of the face of each of N pictures (`main_face`).
+    """Features of the face of each of N pictures (`main_face`).
 
     embeds: the recogniser's output, float32 [N, D].
     crops: the aligned face in 0..1, float32 [N, size, size, 3]; None where not asked for.

@@ -140,7 +140,7 @@ def _cache_of(job: Job) -> str:
 
 
 def _picture_bytes(job: Job, index: PictureIndex) -> int:
-    """Of one picture in the cache, for SD1.x and CLIP-ViT-H."""
+    """Bytes of one picture in the cache, for SD1.x and CLIP-ViT-H."""
     if not job.data.cache:
         return 0
     side = job.data.size // 8

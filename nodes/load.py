@@ -37,8 +37,8 @@ class LoadMultiIPAdapter(io.ComfyNode):
                     options=["auto", "v1", "v2"],
                     default="auto",
                     optional=True,
-                    tooltip="Version of a FaceID-Plus file, which its tensors do not tell; auto "
-                    "goes by 'plusv2' in the file name. Other files ignore it.",
+                    tooltip="Version of a FaceID-Plus file, which cannot be seen from its tensors; "
+                    "auto looks for 'plusv2' in the file name. Other files ignore it.",
                 ),
             ],
             outputs=[

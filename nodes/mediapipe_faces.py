@@ -14,7 +14,7 @@ from ..faces.analysis import Face
 FOLDER = "detection"
 _FILE = "mediapipe_face_fp32.safetensors"
 _PARTS = ("detector_short.", "detector_full.", "mesh.", "blendshapes.", "canonical_", "topology.")
-# Of the mesh's 478 points: corners and lids of the eyes, nose tip, corners of the mouth, in the
+# Among the mesh's 478 points: corners and lids of the eyes, nose tip, corners of the mouth, in the
 # order of `Face.landmarks`.
 _POINTS = ((33, 133, 159, 145), (362, 263, 386, 374), (1,), (61,), (291,))
 _LEAST_SCORE = 0.5

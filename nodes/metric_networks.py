@@ -85,8 +85,8 @@ def network_inputs() -> list[io.Input]:
     connected = io.ClipVision.Input(
         "clip_vision",
         optional=True,
-        tooltip=f"Compares pictures if clip is '{CONNECTED}'. Not the encoder of the adapter, if "
-        "you can.",
+        tooltip=f"Compares pictures if clip is '{CONNECTED}'. If possible, connect another "
+        "encoder than the adapter's.",
     )
     return [
         connected,

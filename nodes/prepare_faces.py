@@ -40,9 +40,9 @@ class PrepareFaces(io.ComfyNode):
             node_id="MultiIPAdapter_PrepareFaces",
             display_name="Prepare Faces",
             category=CATEGORY,
-            description="From a handful or a folder of pictures to the best faces of one person: "
-            "drops pictures without the face and near-duplicates, cuts the faces out, best first, "
-            "and says for each picture what was done.",
+            description="Picks the best faces of one person from a handful or a folder of "
+            "pictures: drops pictures without the face and near-duplicates, cuts the faces out, "
+            "best first, and says for each picture what was done.",
             search_aliases=[
                 "face crop",
                 "prep image for insightface",
@@ -58,15 +58,15 @@ class PrepareFaces(io.ComfyNode):
                 io.Autogrow.Input(
                     "images",
                     template=images,
-                    tooltip="Pictures of the person, others in them too. Connect one, and the next "
-                    "input appears; each may hold a batch.",
+                    tooltip="Pictures of the person; others may be in them too. Connect one, and "
+                    "the next input appears; each may hold a batch.",
                 ),
                 io.String.Input(
                     "folder",
                     default="",
                     optional=True,
                     tooltip="Folder of pictures below ComfyUI's input or output folder, read one "
-                    "picture at a time. Counted after the images.",
+                    "picture at a time. Its pictures are numbered after the images.",
                 ),
                 io.Int.Input(
                     "size",
@@ -92,15 +92,16 @@ class PrepareFaces(io.ComfyNode):
                     max=3.0,
                     step=0.05,
                     optional=True,
-                    tooltip="What a loose crop shows on each side of the face, as a part of it.",
+                    tooltip="Margin of a loose crop on each side of the face, as a share of the "
+                    "face.",
                 ),
                 io.Combo.Input(
                     "who",
                     options=list(WHO),
                     default=WHO[0],
                     optional=True,
-                    tooltip="majority: the person most pictures share. largest: the largest face "
-                    "of each picture. index: see there.",
+                    tooltip="majority: the person whom most pictures show. largest: the largest "
+                    "face of each picture. index: the face with the number in index.",
                 ),
                 io.Int.Input(
                     "index",
@@ -116,7 +117,8 @@ class PrepareFaces(io.ComfyNode):
                     min=0,
                     max=4096,
                     optional=True,
-                    tooltip="Smaller faces are left out; in pixels of the picture.",
+                    tooltip="Smallest size of a face, in pixels of the picture; smaller ones are "
+                    "left out.",
                 ),
                 io.Int.Input(
                     "keep",
@@ -124,14 +126,14 @@ class PrepareFaces(io.ComfyNode):
                     min=0,
                     max=4096,
                     optional=True,
-                    tooltip="How many faces at most, the best; 0: all.",
+                    tooltip="Largest number of faces; the best are kept. 0: all.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=list(ORDERS),
                     default=ORDERS[0],
                     optional=True,
-                    tooltip="Of the faces that are kept.",
+                    tooltip="Order of the faces that are kept.",
                 ),
                 io.Boolean.Input(
                     "drop_duplicates",
@@ -215,7 +217,7 @@ def _pictures(images: dict, folder: str) -> list[tuple[str, Load]]:
 
 
 def _connected(slot: str, batch: torch.Tensor) -> list[tuple[str, Load]]:
-    """Of an input; one that is no IMAGE counts as a picture that cannot be read."""
+    """Pictures of an input; one that is no IMAGE counts as a picture that cannot be read."""
     several = len(batch) > 1
     names = [f"{slot}, picture {i + 1}" if several else slot for i in range(len(batch))]
     try:

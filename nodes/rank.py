@@ -50,18 +50,23 @@ class RankPictures(io.ComfyNode):
                     "metric",
                     options=[*PER_IMAGE, MIX],
                     default="image_alignment",
-                    tooltip="lpips and copy_paste: lower is better, and ranked so. mix: several, "
-                    "as weights says.",
+                    tooltip="For lpips and copy_paste lower is better, and they are ranked that "
+                    "way. mix: several metrics, as weights says.",
                 ),
                 io.Int.Input(
-                    "keep", default=1, min=1, max=4096, optional=True, tooltip="How many images."
+                    "keep",
+                    default=1,
+                    min=1,
+                    max=4096,
+                    optional=True,
+                    tooltip="How many images to keep.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=list(ORDERS),
                     default=ORDERS[0],
                     optional=True,
-                    tooltip="Of the pictures that are kept.",
+                    tooltip="Order of the pictures that are kept.",
                 ),
                 io.Image.Input(
                     "references",
@@ -79,20 +84,23 @@ class RankPictures(io.ComfyNode):
                     optional=True,
                     tooltip="For text_alignment and clip_score; one, or a line for each image.",
                 ),
-                io.Latent.Input("latents", optional=True, tooltip="Of the images, in order."),
+                io.Latent.Input(
+                    "latents", optional=True, tooltip="Latents of the images, in the same order."
+                ),
                 *network_inputs(),
                 io.String.Input(
                     "weights",
                     default=WEIGHTS,
                     optional=True,
-                    tooltip="For mix: metrics and their weights. Every metric is first measured in "
-                    "its own spread over the batch, so that the weights compare.",
+                    tooltip="For mix: metrics and their weights. Every metric is first put into "
+                    "standard scores over the batch, so that the weights are comparable.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="Those that are kept."),
+                io.Image.Output(display_name="images", tooltip="Images that are kept."),
                 io.Latent.Output(
-                    display_name="latents", tooltip="Of the kept images; nothing if none came in."
+                    display_name="latents",
+                    tooltip="Latents of the kept images; nothing if none came in.",
                 ),
                 io.Int.Output(
                     display_name="indices",
@@ -100,7 +108,7 @@ class RankPictures(io.ComfyNode):
                     tooltip="Where the kept images were in the batch, from 0.",
                 ),
                 io.Float.Output(
-                    display_name="scores", is_output_list=True, tooltip="Of the kept images."
+                    display_name="scores", is_output_list=True, tooltip="Scores of the kept images."
                 ),
                 io.Image.Output(display_name="strip", tooltip="All images, best first."),
             ],

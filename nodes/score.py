@@ -39,11 +39,13 @@ class ScorePairs(io.ComfyNode):
                 *network_inputs(),
             ],
             outputs=[
-                io.Float.Output(display_name="mean", tooltip="Over the pairs that have a score."),
+                io.Float.Output(
+                    display_name="mean", tooltip="Mean over the pairs that have a score."
+                ),
                 io.Float.Output(
                     display_name="scores",
                     is_output_list=True,
-                    tooltip="Of every pair; NaN where a picture shows no face.",
+                    tooltip="Score of every pair; NaN where a picture shows no face.",
                 ),
                 io.String.Output(display_name="text", tooltip="The mean, and each pair."),
             ],

@@ -41,7 +41,7 @@ class SweepMultiIPAdapter(io.ComfyNode):
             description="Draws identities of a dataset with every prompt, weight and number of "
             "references, always from the same noise, into a folder below output/evaluation. "
             "Connect the folder to 'Evaluate Pictures' to get each metric against weight and "
-            "number. The same name goes on where it stopped.",
+            "number. A sweep of the same name continues where it stopped.",
             search_aliases=[
                 "xy plot",
                 "grid",
@@ -68,7 +68,7 @@ class SweepMultiIPAdapter(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="One on each line; empty: the caption of the identity's target.",
+                    tooltip="One prompt on each line; empty: the caption of the identity's target.",
                 ),
                 io.String.Input(
                     "negative",
@@ -96,8 +96,8 @@ class SweepMultiIPAdapter(io.ComfyNode):
                     min=1,
                     max=100_000,
                     optional=True,
-                    tooltip="How many of the dataset, drawn by the seed among those with enough "
-                    "pictures.",
+                    tooltip="How many identities of the dataset to draw; the seed chooses among "
+                    "those with enough pictures.",
                 ),
                 io.Int.Input(
                     "per_prompt",
@@ -105,7 +105,7 @@ class SweepMultiIPAdapter(io.ComfyNode):
                     min=1,
                     max=1000,
                     optional=True,
-                    tooltip="Pictures of each, with the seeds that follow `seed`.",
+                    tooltip="Pictures of each combination; their seeds count up from `seed`.",
                 ),
                 io.Combo.Input(
                     "aggregation",
@@ -128,7 +128,7 @@ class SweepMultiIPAdapter(io.ComfyNode):
                     max=4096,
                     step=8,
                     optional=True,
-                    tooltip="Of the drawn pictures, in pixels.",
+                    tooltip="Width of the drawn pictures, in pixels.",
                 ),
                 io.Int.Input(
                     "height",
@@ -137,7 +137,7 @@ class SweepMultiIPAdapter(io.ComfyNode):
                     max=4096,
                     step=8,
                     optional=True,
-                    tooltip="Of the drawn pictures, in pixels.",
+                    tooltip="Height of the drawn pictures, in pixels.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -146,7 +146,8 @@ class SweepMultiIPAdapter(io.ComfyNode):
                     max=2**31 - 1,
                     optional=True,
                     control_after_generate=False,
-                    tooltip="Of the first picture of each, and of the choice of identities.",
+                    tooltip="Seed of the first picture of each combination, and of the choice of "
+                    "identities.",
                 ),
                 io.Int.Input(
                     "steps",

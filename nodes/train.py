@@ -51,8 +51,8 @@ class TrainMultiIPAdapter(io.ComfyNode):
             display_name="Train Multi-IPAdapter",
             category=CATEGORY,
             description="Each step drops one picture of an identity and learns to restore it from "
-            "the text and a varying number of the others. Cancelling keeps what was learned; the "
-            "same name goes on where it stopped.",
+            "the text and a varying number of the others. Cancelling keeps what was learned; a "
+            "run of the same name continues where it stopped.",
             search_aliases=[
                 "ipadapter training",
                 "train ip-adapter",
@@ -67,11 +67,11 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     "it is.",
                 ),
                 io.Clip.Input("clip", tooltip="Text encoder of the checkpoint; reads captions."),
-                io.Vae.Input("vae", tooltip="Of the checkpoint; turns the pictures into latents."),
+                io.Vae.Input("vae", tooltip="Checkpoint's VAE; turns the pictures into latents."),
                 io.ClipVision.Input(
                     "clip_vision",
-                    tooltip="Image encoder that reads the references; the adapter needs the same "
-                    "one ever after.",
+                    tooltip="Image encoder that reads the references; the trained adapter "
+                    "works with this one only.",
                 ),
                 ReferenceDatasetSocket.Input("dataset", tooltip="From 'Reference Dataset'."),
                 io.String.Input(
@@ -86,7 +86,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     min=1,
                     max=10_000_000,
                     optional=True,
-                    tooltip="Optimizer steps, in all.",
+                    tooltip="Total number of optimizer steps.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -121,7 +121,8 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     min=1,
                     max=64,
                     optional=True,
-                    tooltip="A row gets 1 to this many of the identity's other pictures.",
+                    tooltip="Each training sample gets from 1 to this many of the identity's other "
+                    "pictures.",
                 ),
                 io.Combo.Input(
                     "aggregation",
@@ -135,7 +136,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     options=["bf16", "fp16", "fp32"],
                     default="bf16",
                     optional=True,
-                    tooltip="Of the frozen model and the activations.",
+                    tooltip="Precision of the frozen model and the activations.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -144,7 +145,7 @@ class TrainMultiIPAdapter(io.ComfyNode):
                     max=2**31 - 1,
                     optional=True,
                     control_after_generate=False,
-                    tooltip="Of what is left to chance: targets, references, noise, dropout.",
+                    tooltip="Seed of all random choices: targets, references, noise, dropout.",
                 ),
                 io.Combo.Input(
                     "start_from",

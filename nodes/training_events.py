@@ -16,7 +16,7 @@ _newest: dict[str, Any] = {}  # replaced as a whole, because the server's thread
 
 
 def newest_status(run: str) -> dict[str, Any] | None:
-    """Of the run that this process trained last, if it has that name."""
+    """Status of the run that this process trained last, if it has that name."""
     return _newest if _newest.get("run") == run else None
 
 

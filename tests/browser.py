@@ -213,7 +213,7 @@ class FrontEnd:
         )
 
     def sizes(self) -> list[list[float]]:
-        """Of the nodes, once they have the size that they need: half a second without a change."""
+        """Sizes of the nodes, once they have not changed for half a second."""
         read = "() => app.graph.nodes.map(node => [...node.size])"
         before, now = None, self.run(read)
         while now != before:

@@ -40,7 +40,7 @@ class BlockAnalyser:
         return sorted(faces, key=lambda face: -face.size)
 
     def embed(self, picture: np.ndarray, face: Face) -> np.ndarray:
-        """Of the block's red and green, seen at 8 x 8 points."""
+        """Embedding of the block's red and green, seen at 8 x 8 points."""
         left, top, right, bottom = face.box
         x = np.linspace(left, right - 1, 8).astype(int)
         y = np.linspace(top, bottom - 1, 8).astype(int)

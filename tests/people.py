@@ -32,7 +32,7 @@ _SETTINGS = {
 }
 SMALL = {"batch_size": 2, "learning_rate": 1e-3, "size": 64, "precision": "fp32"}
 
-# Of `write_noise` and `build`.
+# What `write_noise` and `build` write.
 SIZE, COUNTS = 32, (3, 2, 4, 1, 5, 2)
 SHARD_BYTES = 10_000  # a few pictures: several shards
 

@@ -86,7 +86,7 @@ def curves(tab):
 
 
 def heights(tab):
-    """Of the node and of its chart, in the graph's units."""
+    """Heights of the node and of its chart, in the graph's units."""
     return tab.run(_HEIGHTS, TRAIN)
 
 
@@ -122,7 +122,7 @@ def test_the_chart_follows_a_run_survives_a_reload_and_a_cancel(tab, server, peo
     tab.wait("type => app.graph.nodes.some(n => n.type === type)", TRAIN)
     tab.wait(f"step => ({NEWEST})() >= step", reached)
     raw, smooth, *_ = curves(tab)
-    # Of many steps, the chart draws some.
+    # The chart draws only some of many steps.
     assert raw == smooth >= min(reached, 500), "what was trained before the reload is there again"
     tab.wait(f"step => ({NEWEST})() > step", tab.run(NEWEST))
     tab.look_at(TRAIN)

@@ -168,7 +168,7 @@ class TestComfyUIPath:
         assert made[0] == made[1] != made[2]
 
     def test_the_known_requirements_are_those_of_its_comfyui(self, dev):
-        """Of ComfyUI v0.30.0; nothing is known of another one that the tests may run with."""
+        """Only those of ComfyUI v0.30.0 are known; the tests may run with another version."""
         comfyui = Path(os.environ["COMFYUI_PATH"])
         version = re.search(r'"(.+)"', (comfyui / "comfyui_version.py").read_text())[1]
         requirements = (comfyui / "requirements.txt").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,48 @@ def test_a_readme_says_what_its_commands_need(name):
     assert all("pip install --no-deps -e ." in text for text in before)
 
 
+@pytest.mark.parametrize(
+    ("name", "install"), [("README.md", "Install"), ("README.ru.md", "Установка")]
+)
+def test_a_readme_gives_few_percentages_before_the_install_section(name, install):
+    text, heading, _ = (ROOT / name).read_text(encoding="utf-8").partition(f"\n## {install}")
+    assert heading
+    assert len(re.findall(r"\d\s*%", text)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"), [("README.md", "Try it"), ("README.ru.md", "Попробовать")]
+)
+def test_trying_begins_with_the_two_commands(name, heading):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {heading}.*\n+(.*\n.*)", text, re.M)
+    commands = [re.split(" {2,}#", line)[0] for line in section.splitlines()]
+    assert commands == ["    python dev.py demo", "    python dev.py test"]
+
+
+# ---- what the source says of itself ------------------------------------------------------------
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """Docstrings of a module, and the tooltips and descriptions in it, each from its beginning."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, documented):
+            yield ast.get_docstring(node) or ""
+        elif isinstance(node, ast.keyword) and node.arg in ("tooltip", "description"):
+            constants = (x.value for x in ast.walk(node.value) if isinstance(x, ast.Constant))
+            yield str(next(constants, ""))
+
+
+def test_no_text_begins_with_of():
+    """A reader has to guess the noun that is meant."""
+    packages = [init.parent for init in ROOT.glob("*/__init__.py")]
+    modules = [path for package in packages for path in package.rglob("*.py")]
+    found = [(path, text) for path in modules for text in texts_of(path)]
+    assert sum("tooltip" in path.read_text(encoding="utf-8") for path in modules) > 15
+    assert [(path.name, text) for path, text in found if text.startswith("Of ")] == []
+
+
 # ---- architecture.md ---------------------------------------------------------------------------
 
 
@@ -98,7 +141,7 @@ def test_the_arrows_of_the_drawing_are_the_imports():
 
 
 def drawn_arrows() -> set[tuple[str, str]]:
-    """Of the first drawing; the dotted one to the nodes is the command line's."""
+    """Arrows of the first drawing; the dotted one to the nodes is the command line's."""
     drawing = ARCHITECTURE.partition("```mermaid")[2].partition("```")[0]
     arrows = set()
     for line in drawing.splitlines():

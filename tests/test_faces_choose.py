@@ -70,7 +70,7 @@ def test_the_right_person_is_kept_among_up_to_40_percent_others(seed, strangers,
 
 
 def wrong_share(n: int, strangers: int, noise, persons_of, seeds: int = 300) -> tuple:
-    """Of sets of n pictures the share that somebody else is kept of, and that two are mixed in.
+    """Shares of sets of n pictures in which somebody else is kept, and in which two are mixed.
 
     The strangers are different people, five times as large.
     """

@@ -113,7 +113,7 @@ def test_a_small_face_in_a_large_picture_is_found(folder, analyser):
 
 
 def test_a_face_that_is_found_at_both_sizes_counts_once(folder):
-    """Of 128 pixels the picture is what the detector sees at both."""
+    """The detector sees the picture at 128 pixels both times."""
     files = folder / "det_10g.onnx", folder / "w600k_r50.onnx"
     image = background(256, 256)
     paint(image, 32, 32, SHAPES[0], 0, 5, zoom=2)

@@ -140,7 +140,7 @@ def test_no_face_in_any_picture_is_an_error_that_lists_them(base, pack):
 
 
 def test_an_aligned_face_is_that_of_insightface_to_a_grey_level(base, pack):
-    """Of small faces that are enlarged and of large ones that are made smaller."""
+    """Small faces are enlarged, large ones are made smaller."""
     (analyser,) = LoadFaceAnalysis.execute().args
     for image in (scene(97, (64, 64, FRONT, 1)), scene(98, (64, 64, LARGE, 2))):
         (found,) = analyser.detect(image)

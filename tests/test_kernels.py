@@ -59,7 +59,7 @@ def test_the_length_of_embeddings_does_not_change_cmmd():
 
 
 def test_cmmd_is_unbiased_by_default():
-    """Of two sets of one distribution: zero on average, where the paper's grows by its bias.
+    """CMMD of two sets of one distribution is zero on average; the paper's has a bias.
 
     That is 1000 (1 - k) (1/n + 1/m), with k = 0.99 between embeddings at right angles.
     """

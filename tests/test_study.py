@@ -27,7 +27,7 @@ from multi_ipadapter.demo.study.cells import (
     Cell,
 )
 from multi_ipadapter.demo.study.people import held_out
-from multi_ipadapter.demo.study.results import Found, write
+from multi_ipadapter.demo.study.results import HOLDS, Found, write
 from multi_ipadapter.demo.study.side_by_side import side_by_side
 from multi_ipadapter.demo.study.summary import claims, ranking, summarise
 from multi_ipadapter.evaluation.intervals import Interval
@@ -278,6 +278,7 @@ def test_an_unknown_part_is_refused(capsys, tmp_path):
 def test_the_pages_in_the_docs_are_of_this_study(page, about, cells):
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert text.partition("\n\n")[2].startswith(about + "\n\n## ")
+    assert f"## Claims\n\n{HOLDS}\n\n" in text
     with open(DOCS / f"{page}.csv", newline="", encoding="utf-8") as file:
         measured = [tuple(line.values())[:4] for line in csv.DictReader(file)]
     assert measured[:-1] == [tuple(map(str, cell)) for cell in cells]

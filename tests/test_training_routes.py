@@ -39,7 +39,7 @@ async def events_of(server, graph) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def events(server):
-    """Of the run 'told', 4 steps."""
+    """Events of the run 'told', 4 steps."""
     write_people(server.base / "input" / "told")
     graph = training_graph("told", "told", settings=WATCHED)
     return asyncio.run(asyncio.wait_for(events_of(server, graph), 300))

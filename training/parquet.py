@@ -147,7 +147,7 @@ class ParquetStore:
 
 
 def _bytes(image: Any) -> bytes:
-    """Of an encoded picture: a struct {bytes, path}, or the bytes themselves."""
+    """Encoded picture from a struct {bytes, path} or from the bytes themselves."""
     data = image.get("bytes") if isinstance(image, dict) else image
     return data if isinstance(data, bytes) else b""
 

@@ -25,7 +25,7 @@ class DamagedShardError(ValueError):
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Of tensors [rows, ...]."""
+    """Type and shape of a row of each tensor [rows, ...]."""
     return {name: (_NAMES[t.dtype], tuple(t.shape[1:])) for name, t in tensors.items()}
 
 

@@ -52,7 +52,7 @@ class Window:
         self.began = time.perf_counter()
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Of one step."""
+        """Take the loss and the norm of the gradient of one step."""
         self.losses.append(loss)
         self.norms.append(norm)
 
@@ -80,7 +80,7 @@ class Window:
         return self._skipped + len(finite)
 
     def report(self, step: int, learning_rate: float) -> Report:
-        """Of the steps since the last one, over all processes, which must all call this."""
+        """Means since the last report, over all processes, which must all call this."""
         losses = self.processes.mean(torch.stack(self.losses))
         seconds = time.perf_counter() - self.began
         rows = len(losses) * self.config.batch_size * self.config.accumulation

@@ -26,27 +26,28 @@ from .results import CEILING, HOLDS, claims_table, percent, table_csv, write_tex
 from .summary import Claim, Row
 
 ABOUT = """\
-[All ways to train and to aggregate](results.md) were compared with guidance 5 and lambda = 1, on
-people of whom half had been looked at while guidance and models were chosen. Then guidance {cfg:g}
-with lambda = {weight:g} did better on 192 other people, and the demo ships with that. Here this
-choice is put to the test on {people} people (from number {first:,} of those held out) whom no model
-has seen, nor anyone who chose a setting, 3 views and noises each. What the scores mean, and how to
-repeat it, is told [there](results.md).
+[All ways to train and to aggregate](results.md) were compared with guidance 5 and lambda = 1;
+half of the people there had been looked at while guidance and models were chosen. Then guidance
+{cfg:g} with lambda = {weight:g} did better on 192 other people, and the demo ships with that.
+This page tests the choice on {people} people (from number {first:,} of those held out) whom
+neither a model nor anyone who chose a setting has seen, with 3 views and noises each.
+[The first page](results.md) explains the scores and how to repeat the study.
 
 - `multi_learned`: the adapter that comes with the pack.
-- `single`: trained for as long to restore a picture from itself, then used with several references.
-  It is compared at the best of the lambdas below; guidance was chosen with `multi_learned`."""
+- `single`: trained for as long, to restore a picture from itself; then used with several
+  references. It is compared at the best of the lambdas below; guidance was chosen with
+  `multi_learned`."""
 
 
 TRIED = """\
-Tried once, and not made again by the command, on the 192 people on whom the settings were chosen
-(73.5 % right): 3,500 further steps of training in which half of the rows counted the face alone
-(73.2 %), the mean of both adapters' weights (73.5), lambda = 2 (73.2) and 2.5 (72.2), guidance 2.5
-and 4 with lambda = 2 (73.3, 72.6), 28 steps of sampling instead of 16 (73.5). 256 further people,
-from number 2,000, gave 79.6 % of real pictures too.
+The following was tried once, on the 192 people on whom the settings were chosen (73.5 % right), and
+the command does not repeat it: 3,500 further steps of training in which half of the rows counted
+the face alone (73.2 %), the mean of both adapters' weights (73.5), lambda = 2 (73.2) and 2.5
+(72.2), guidance 2.5 and 4 with lambda = 2 (73.3, 72.6), and 28 steps of sampling instead of 16
+(73.5). 256 further people, from number 2,000, also gave 79.6 % of real pictures.
 
-Before this result chance was a guess among all values (23.6 %), which is too low: freckles are seen
-in more views than no mark is."""
+Before this result, chance was taken to be a guess among all values (23.6 %). That is too low: for
+example, freckles can be seen in more views than the absence of a mark."""
 
 
 class Bounds(NamedTuple):
@@ -117,10 +118,10 @@ def page(
     parts = [
         "# The shipped settings, on people never looked at",
         about,
-        "## What was to be shown",
+        "## Claims",
         HOLDS,
         claims_table(claims),
-        "## What bounds it",
+        "## What limits the accuracy",
         _bounds(bounds),
         "## Against the number of references",
         _table((_named(cell), rows[cell]) for cell in numbers),
@@ -157,15 +158,15 @@ def _bounds(bounds: Bounds) -> str:
     told = (
         f"{SWEPT} references together hide {100 * bounds.hidden:.1f} % of what is to be drawn. "
         f"That can only be guessed, which costs {lost:.1f} points; more references show more. The "
-        f"VAE costs {by_vae:.1f} points. The rest is shared by the base and the adapter: of the "
-        f"attributes that are read in the real picture and wrong with {SWEPT} references, "
-        f"{missed:.0f} % are wrong too when the base is told them in words; of "
-        f"all that are read, {anyway:.0f} %."
+        f"VAE costs {by_vae:.1f} points. The base and the adapter share the rest: of the "
+        "attributes that the scorer reads in the real picture and that are wrong with "
+        f"{SWEPT} references, {missed:.0f} % are wrong too when the base is told them in words; "
+        f"of all that it reads, {anyway:.0f} %."
     )
     about = (
-        "*Shown* is what at least one of the references shows, *hidden* what none does; *of real* "
-        "is the share, in per cent, of what is right in real pictures. Here each attribute counts "
-        "alike, above each picture does."
+        "*Shown* are the attributes that at least one of the references shows, *hidden* those that "
+        "none shows. *Of real* is the result as a percentage of that in real pictures. In this "
+        "table every attribute counts the same; above, every picture does."
     )
     table = "\n".join([head, "|---" * 7 + "|", *lines])
     return "\n\n".join([told, table, about, TRIED])

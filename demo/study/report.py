@@ -43,41 +43,43 @@ from .summary import (
 )
 
 ABOUT = """\
-Measured on the [demo world](demo-world.md): drawn people of 16 attributes each, of which every
-picture hides 44 % on average. {people} people whom no model has seen, {seeds} views and noises of
-each; every condition draws the same views from the same noise, so differences are paired. A score
-is the mean over the pictures with its 95 % interval over the people. Guidance is {cfg:g}, with
-{steps} steps; lambda is 1 where nothing else is said. The first half of these people was looked at
-before, when guidance and models were chosen; lambda = 1.25 was chosen on others. The settings that
-ship came later, and were [tested on people never looked at](results-confirmed.md). One command
-makes both pages: `python -m multi_ipadapter.demo.study` ([how](demo-world.md#repeat-the-study)).
+The study was made in the [demo world](demo-world.md), whose drawn people have 16 attributes each;
+a picture hides 44 % of them on average. It uses {people} people whom no model has seen, with
+{seeds} views and noises for each. Every condition draws the same views from the same noise, so
+differences are paired. A score is the mean over the pictures, with its 95 % interval over the
+people. Guidance is {cfg:g}, with {steps} steps; lambda is 1 unless stated otherwise. The first
+half of these people had been looked at before, when guidance and models were chosen;
+lambda = 1.25 was chosen on other people. The shipped settings were chosen later, and were
+[tested on people never looked at](results-confirmed.md). One command makes both pages:
+`python -m multi_ipadapter.demo.study` ([how](demo-world.md#repeat-the-study)).
 
-- **Attribute accuracy**: of the attributes that the wanted view shows, the share that is right.
+- **Attribute accuracy**: share of the attributes in the wanted view that are right.
 - **Identity similarity**: cosine between the picture and four other real views of the person.
-- **Caption alignment**: of what the wanted view's caption tells (pose, hat, eyewear, what covers
-  the mouth, colours, background, crop, light, shirt), the share that is right.
-- **Copy-paste**: 1 for a copy of a reference, -1 for the real picture of the wanted view
-  (arXiv 2510.14975, equation 2); less is better. The nearest of N references counts, so compare
-  conditions of one N.
-- All by a scorer that is used for nothing else, trained on other people. FID, KID and the
-  Inception Score (56 classes: hair style by hair colour) are in its feature space, so they cannot
-  be compared with those of papers. FID and KID are taken to {pictures} real pictures of {others}
-  people who are not in the study, of so few pictures that real ones too are far from 0: see the
-  table at the end.
+- **Caption alignment**: share of what the wanted view's caption says (pose, hat, eyewear, what
+  covers the mouth, colours, background, crop, light, shirt) that is right.
+- **Copy-paste**: 1 for a copy of a reference, -1 for the real picture of the wanted view (arXiv
+  2510.14975, equation 2); lower is better. Only the nearest of the N references counts, so
+  compare conditions with the same N.
+- A separate scorer, trained on other people and used for nothing else, gives all scores. FID, KID
+  and the Inception Score (56 classes: hair style by hair colour) are computed in its feature
+  space, so they cannot be compared with those of papers. FID and KID compare with {pictures} real
+  pictures of {others} people who are not in the study. With so few pictures even real ones are
+  far from 0: see the table at the end.
 
-The adapters differ in nothing but what is named. Each was trained once, by this pack's trainer, for
-the same number of steps with the same seed: the intervals are over people and do not know what
-another run of training would change. All read one vector of each picture, from an encoder that has
-learned to tell short descriptions of drawn people.
+The adapters differ only in what is named below. Each was trained once, by this pack's trainer,
+for the same number of steps with the same seed, so the intervals cover differences between
+people, not between training runs. All adapters read one vector of each picture, from an encoder
+that has learned to match pictures of drawn people with short descriptions.
 
-- `multi_learned`, `multi_concat`, `multi_mean`: a picture is dropped and restored from 1 to 7
-  others of the person, aggregated as named.
-- `multi_slots`: as `multi_learned`, with a pair of weight matrices for each place of a reference
-  (2N matrices in a layer) instead of one for all. The eighth place has never been trained.
+- `multi_learned`, `multi_concat`, `multi_mean`: restore a hidden picture from 1 to 7 other
+  pictures of the person, joined as the name says.
+- `multi_slots`: like `multi_learned`, but with a pair of weight matrices for each place of a
+  reference (2N matrices in a layer) instead of one pair for all. The eighth place was never
+  trained.
 - `single`: restores a picture from itself, as the public adapters were trained; then used with
   several references by `concat` or `mean`, which need no training.
-- `pairs`: restores a picture from one other picture of the person; then used as `single`.
-- *Told in words*: no adapter; the prompt tells what the wanted view shows of the person, up to ten
+- `pairs`: restores a picture from one other picture of the person; then used like `single`.
+- *Told in words*: no adapter; the prompt says what the wanted view shows of the person, up to ten
   attributes."""
 
 

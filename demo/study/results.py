@@ -31,9 +31,9 @@ from .summary import SCORES, Claim, Rank, Row, shown
 Rows = Mapping[Cell, Row]
 CEILING = Cell("real pictures", "", 0, 0.0)
 HOLDS = (
-    "A share or size that was wanted (80 %, 10 points) is held to by the mean, a direction and "
-    "what must not be lost by the whole interval. Chance is a guess among the values that the "
-    "wanted view can show."
+    "A target with a number (80 %, 10 points) is tested on the mean. A direction, and a loss that "
+    "must not happen, are tested on the whole interval. Chance is a guess among the values that "
+    "the wanted view can show."
 )
 _CHARTS = {
     "accuracy": "attribute accuracy",
@@ -121,13 +121,13 @@ def page(found: Found, about: str) -> str:
         "![People, and what each condition made of their references](results-people.jpg)",
         "*The first six people, the same view and noise in every column.*",
         "## What the references show, and what is kept of it",
-        "More references show more of a person: an attribute that none of them shows can only be "
-        "guessed. Of those that at least one shows, per cent right (an aggregation that keeps all "
-        "that it is given has the same figure for every N):",
+        "More references show more of a person; an attribute that none of them shows can only be "
+        "guessed. The table gives the percentage right of the attributes that at least one of them "
+        "shows (an aggregation that keeps all that it is given has the same figure for every N):",
         _use_table([f"N = {n}" for n in NUMBERS], found.covered),
-        f"At N = {SWEPT}, by how many of the {SWEPT} show the attribute:",
+        f"The same at N = {SWEPT}, by how many of the {SWEPT} references show the attribute:",
         _use_table(["none", *map(str, range(1, SWEPT)), "all"], found.times_shown),
-        "## What was to be shown",
+        "## Claims",
         HOLDS,
         claims_table(found.claims),
         "## Against the number of references",
@@ -150,10 +150,10 @@ def page(found: Found, about: str) -> str:
         "![Identity similarity against lambda](results-similarity-lambda.png)",
         "![Caption alignment against lambda](results-caption-lambda.png)",
         "![Copy-paste score against lambda](results-copying-lambda.png)",
-        "## What is lacking",
+        "## What limits the accuracy",
         _lacking(found),
         _levels_table(rows, found.ceiling),
-        "Attributes one by one, per cent right where the wanted view shows them:",
+        "Percentage right of each attribute, where the wanted view shows it:",
         _attribute_table(found.attributes),
         "All figures with their intervals: [results.csv](results.csv).",
     ]
@@ -161,7 +161,7 @@ def page(found: Found, about: str) -> str:
 
 
 def claims_table(claims: Sequence[Claim]) -> str:
-    """What was to be shown, and what came out."""
+    """Each claim, and what came out."""
     head = "| | holds | measured, 95 % interval |\n|---|---|---|"
     lines = [f"| {c.text} | {'yes' if c.holds else '**no**'} | {c.measured} |" for c in claims]
     return "\n".join([head, *lines])
@@ -180,13 +180,13 @@ def _lacking(found: Found) -> str:
     missed, anyway = (100 * share for share in found.also_wrong)
     return (
         f"The scorer reads {real:.1f} % of the attributes in real pictures, and {recoded:.1f} % "
-        "after the VAE has encoded and decoded them. The frozen base without an adapter, told in "
-        "words what the wanted view shows of the person (up to ten attributes: a prompt holds no "
-        f"more), draws {told:.1f} % right; four references and no such words give {four:.1f} %. "
-        "Words are another way to ask the same base, not a bound: some attributes come better from "
-        "pictures. But what one way cannot have, the other often cannot: of the attributes that "
-        "are read in the real picture and wrong with four references, "
-        f"{missed:.0f} % are wrong when told in words too; of all that are read, {anyway:.0f} %."
+        "after the VAE has encoded and decoded them. The frozen base without an adapter can be "
+        "told in words what the wanted view shows of the person (up to ten attributes: a prompt "
+        f"holds no more). It then draws {told:.1f} % right; with four references and no such words "
+        f"{four:.1f} % are right. Words are another way to ask the same base, not an upper bound: "
+        "some attributes come better from pictures. Both ways fail on much the same attributes: of "
+        "those that the scorer reads in the real picture and that are wrong with four references, "
+        f"{missed:.0f} % are wrong when told in words too; of all that it reads, {anyway:.0f} %."
     )
 
 
@@ -240,13 +240,13 @@ def _answer(ranks: Sequence[Rank]) -> str:
         and not _excludes_zero(rank.differences["accuracy"])
     ]
     told = (
-        f"Most accurate: {_name(ranks[0])}. Differences in attribute accuracy to {_use(MAIN)} are "
-        f"{points['several']} points for the others trained on several references, however these "
-        f"are joined, and {points['one']} for those trained on one. "
+        f"{_name(ranks[0])} is the most accurate. Differences in attribute accuracy to "
+        f"{_use(MAIN)} are {points['several']} points for the others trained on several "
+        f"references, whichever way they join them, and {points['one']} for those trained on one. "
     )
     if alike:
-        told += f"No difference is shown for {' and '.join(alike)}. "
-    return told + "Paired, with 95 % intervals:"
+        told += f"The study shows no difference for {' and '.join(alike)}. "
+    return told + "The table gives paired differences with 95 % intervals:"
 
 
 def _range_of(values: Iterable[float]) -> str:

@@ -121,7 +121,7 @@ def other_features(folder: Path) -> Tensor:
 
 
 def fingerprint(cell: Cell, adapters: Path, shown: int, cfg: float) -> str:
-    """Of what a cell is made of: models, settings, and people, of whom `shown` is the checksum."""
+    """Digest of what makes a cell: models, settings and people (`shown`: their checksum)."""
     files = [
         path for path in sorted(WEIGHTS_FOLDER.glob("*.safetensors")) if path.stem != "adapter"
     ]
@@ -132,7 +132,7 @@ def fingerprint(cell: Cell, adapters: Path, shown: int, cfg: float) -> str:
 
 
 def checksum(people: People) -> int:
-    """Of all their pictures."""
+    """Checksum of all their pictures."""
     return zlib.crc32(people.pictures.pixels)
 
 

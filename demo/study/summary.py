@@ -105,7 +105,7 @@ def by_showing(tensors: Tensors, people: People, references: int, showing: range
 
 
 def hidden(people: People, references: int) -> float:
-    """Of the attributes that the wanted views show, the share that no reference shows."""
+    """Share of the attributes in the wanted views that no reference shows."""
     seen = torch.tensor(people.pictures.visible)
     given = seen[people.references[:, :references]].any(1).repeat_interleave(PROMPTS, 0)
     wanted = seen[people.prompts.flatten()]
@@ -255,8 +255,8 @@ def claims(
 
 
 def rivals(cells: Mapping[Cell, Tensors], four: Tensors) -> dict[str, Cell]:
-    """Of all ways to use the adapter trained on one reference: the most accurate, and the most
-    accurate of those whose caption alignment is within 2 points."""
+    """The most accurate way to use the adapter trained on one reference, and the most accurate
+    of those whose caption alignment is within 2 points."""
 
     def accuracy(cell: Cell) -> float:
         return cells[cell]["accuracy"].mean().item()
