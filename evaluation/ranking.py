@@ -121,7 +121,7 @@ def scores_of(
 
 
 def _mean(scores: Iterable[float | None]) -> float | None:
-    """Of those that are known; None: none is."""
+    """Mean of the known scores; None if none is known."""
     known = [score for score in scores if score is not None]
     return sum(known) / len(known) if known else None
 

@@ -283,7 +283,7 @@ def _settings(sweep: Sweep, drawer: SweepDrawer) -> dict[str, Any]:
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
-    """Of the checkpoint with its LoRAs, which are merged into the weights while it is loaded."""
+    """Digest of the checkpoint with its LoRAs, which are merged into the weights while it is loaded."""
     model, clip = checkpoint.model, checkpoint.clip
     unload_models()
     parts = (

@@ -186,7 +186,7 @@ def _last_sheet(folder: Path) -> Image.Image | None:
 
 
 def _preview(models: Models, run: Run, held_out: PictureSource | None, job: Job) -> Preview | None:
-    """Of the first validation cases whose pictures can be read; None: of none."""
+    """Preview of the first validation cases whose pictures can be read; None if there is none."""
     if run.validator is None or held_out is None:
         return None
     cases: list[PreviewCase] = []

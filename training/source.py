@@ -17,7 +17,7 @@ from .records import PictureIndex
 
 @dataclass(frozen=True)
 class Folders:
-    """Of a run, and of the caches that runs share; None: every run has its own."""
+    """Places of a run and of the caches that runs share; None: every run has its own."""
 
     run: Path
     caches: Path | None = None

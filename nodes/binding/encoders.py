@@ -85,12 +85,12 @@ def picture_encoder(
 
 
 def feature_widths(clip_vision: Any, faces: FaceAnalyser | None) -> dict[str, int]:
-    """Of the encoders' features, by name."""
+    """Widths of the encoders' features, by name."""
     return {name: x.shape[-1] for name, x in null_features(clip_vision, faces).items()}
 
 
 def null_features(clip_vision: Any, faces: FaceAnalyser | None) -> dict[str, Tensor]:
-    """Of no picture, each [1, ...]."""
+    """Features of no picture, each [1, ...]."""
     with torch.inference_mode():
         null = encode_null(clip_vision, FEATURES)
         return null if faces is None else null | {FACE: torch.zeros(1, EMBEDDING)}

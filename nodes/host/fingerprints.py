@@ -24,7 +24,7 @@ def tensors_hash(module: nn.Module) -> str:
 
 
 def fingerprint(*models: nn.Module) -> str:
-    """Of models: names, shapes and the first values of all their tensors."""
+    """Digest of models: names, shapes and the first values of all their tensors."""
     digest = hashlib.sha256()
     for module in models:
         for name, tensor in module.state_dict().items():

@@ -9,7 +9,7 @@ from server import PromptServer
 
 
 class Progress:
-    """Of the total so many are done, in ComfyUI's progress bar."""
+    """The share that is done, in ComfyUI's progress bar."""
 
     def __init__(self):
         self._bar = comfy.utils.ProgressBar(1)
