@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..faces.analysis import FaceAnalyser
 from ..models.projection import FACE, HIDDEN, POOLED
 from ..models.references import ReferenceEmbeds, parse_weights
+from ..pictures.fit import FITS
 from .face_features import FACE_EMBEDDINGS, check_analyser, encode_faces
 from .host.progress import show_text
 from .key_values import LoadedAdapter
@@ -19,7 +20,7 @@ from .sockets import (
     ReferenceEmbedsSocket,
     refuse_unknown,
 )
-from .vision import FITS, check_encoder, check_images, check_widths, encode, encode_null
+from .vision import check_encoder, check_images, check_widths, encode, encode_null
 
 MAX_SLOTS = 64
 

@@ -10,6 +10,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..evaluation.encoders import vision_fingerprint
 from ..evaluation.sweep import choose_cases, parse_numbers, shots
 from ..models.aggregation import AGGREGATIONS
+from ..pictures.fit import FITS
 from ..training.records import PictureIndex
 from .drawing import Drawing
 from .encode import MAX_SLOTS
@@ -20,7 +21,7 @@ from .host.memory import unload_models
 from .key_values import LoadedAdapter
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
 from .sweep_run import Drawer, Sweep
-from .vision import FITS, check_encoder
+from .vision import check_encoder
 
 
 class SweepMultiIPAdapter(io.ComfyNode):

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from ..evaluation.figures import contact_sheet
 from ..evaluation.sweep import Case, Shot, folder_name
+from ..files.names import printable
 from ..models.files import atomically
 from ..models.references import ReferenceEmbeds
 from ..training.images import decode
-from ..training.records import PictureIndex, printable
+from ..training.records import PictureIndex
 from .drawing import Drawing, draw, encode_prompt
 from .host.images import to_image, to_picture
 from .key_values import LoadedAdapter

@@ -1,0 +1,1 @@
+"""Files that are read safely, written whole, and kept inside their folder."""
