@@ -23,10 +23,10 @@ from ..nodes.unet.attention import core_attention
 from ..nodes.unet.private import private_unet, text_weights
 from ..nodes.unet.sites import cross_attention_sites
 from ..nodes.vision import encode_null
+from ..pictures.load import load_picture
 from ..runs.streams import step_noise
 from ..training.batch import LATENTS
 from ..training.config import TrainingConfig
-from ..training.images import load_picture
 from ..training.initial import initial_adapter
 from ..training.loop import autocast
 from ..training.objective import Noise, add_noise, draw_noise, prediction_target

@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..models.projection import HIDDEN
 from ..nodes.training_backbone import training_backbone
 from ..nodes.training_progress import TrainingBar
+from ..pictures.load import load_picture
 from ..runs.streams import step_noise
 from ..training.backbone import Backbone
 from ..training.batch import FeatureSource, collate
 from ..training.config import TrainingConfig
-from ..training.images import load_picture
 from ..training.initial import initial_adapter
 from ..training.loop import Report, Trainer
 from ..training.metrics import MetricsFile

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files.folder import Skipped
 from ..training.images import BadPictureError
-from ..training.records import Skipped
 from .pictures import Picture, Source
 from .store import FeatureStore, Known
 

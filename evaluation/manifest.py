@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..training.files import SafeFolder
-from ..training.records import Skipped
+from ..files.folder import SafeFolder, Skipped
 from .pictures import FolderSource, ListSource, Source, TensorSource, left_out
 
 MANIFEST = "manifest.jsonl"

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files.folder import SafeFolder, Skipped
+from ..files.names import printable
 from ..pictures.pixels import to_bytes
-from ..training.files import SafeFolder
 from ..training.images import SUFFIXES, BadPictureError, decode
-from ..training.records import Skipped, printable
 from .resize import resize_to
 
 TENSOR = "tensor"  # format of a picture that never was a file

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ..files.folder import Skipped
+from ..files.names import printable
 from ..training.images import BadPictureError
-from ..training.records import Skipped, printable
 from . import caveats
 from .extract import Extracted
 from .pictures import PairSource, Source, left_out

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from ..training.images import face_mask
+from ..pictures.fit import face_mask
 from .analysis import Face
 
 CROPS = ("loose", "aligned")
@@ -123,7 +123,7 @@ def _warped(picture: np.ndarray, transform: np.ndarray, size: int, lines: range,
 def crop(picture: np.ndarray, face: Face, size: int, kind: str = "loose", margin: float = MARGIN):
     """The square that shows a face, uint8 [size, size, 3], and its mask, float32 [size, size].
 
-    The mask is 1 on the face (`training.images.face_mask`: an ellipse from hairline to chin, its
+    The mask is 1 on the face (`pictures.fit.face_mask`: an ellipse from hairline to chin, its
     edge a pixel wide) and 0 around it, and 0 wherever the square reaches over the picture: what
     masked training needs, as a loss there would teach hair, background and repeated border.
 

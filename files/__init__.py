@@ -1,1 +1,1 @@
-"""Files that are read safely, written whole, and kept inside their folders; knows torch only."""
+"""Files that are read safely, written whole, and kept inside their folders."""

@@ -7,6 +7,7 @@ import os
 import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from ..files.names import SUFFIX
 from . import evaluation_files, reference_files
 from .apply import ApplyMultiIPAdapter
 from .class_word import ClassWord
@@ -18,7 +19,6 @@ from .evaluate import EvaluatePictures
 from .evaluation_report import ReportFigures
 from .face_analysis import LoadFaceAnalysis
 from .load import FOLDER, LoadMultiIPAdapter
-from .names import SUFFIX
 from .prepare_faces import PrepareFaces
 from .rank import RankPictures
 from .reference_files import LoadReferences, SaveReferences

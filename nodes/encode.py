@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..faces.analysis import FaceAnalyser
+from ..pictures.fit import FITS
 from .face_features import FACE_EMBEDDINGS
 from .host.progress import show_text
 from .key_values import LoadedAdapter
@@ -18,7 +19,6 @@ from .sockets import (
     refuse_unknown,
 )
 from .steering.encoding import encode_references
-from .vision import FITS
 
 MAX_SLOTS = 64
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ..files.names import plain_name
 from .host.folders import dataset_roots
-from .names import plain_name
 
 METRICS = "metrics"  # models/metrics: weights of feature networks, and statistics
 STATISTICS = "ipadapter_statistics"  # output/evaluation and models/metrics

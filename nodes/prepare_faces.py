@@ -13,9 +13,9 @@ from ..faces.align import CROPS, MARGIN
 from ..faces.analysis import FaceAnalyser
 from ..faces.prepare import Load, prepare
 from ..faces.results import ORDERS, WHO, Prepared, Settings
+from ..files.names import printable
 from ..pictures.pixels import to_floats
 from ..training.images import BadPictureError
-from ..training.records import printable
 from .evaluation_files import changed_below, find_pictures
 from .face_sheet import face_sheet
 from .host.images import to_image

@@ -8,8 +8,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..files.names import free_path, plain_name
 from ..models.references import ReferenceEmbeds, load_references, save_references
-from .names import free_path, plain_name
 from .sockets import CATEGORY, ReferenceEmbedsSocket
 
 FOLDER = "ipadapter_references"

@@ -15,6 +15,7 @@ from ..evaluation.encoders import vision_fingerprint
 from ..evaluation.sweep import choose_cases, parse_numbers, shots
 from ..evaluation.sweep_folder import Sweep
 from ..models.aggregation import AGGREGATIONS
+from ..pictures.fit import FITS
 from ..training.records import PictureIndex
 from .drawing import Drawing
 from .encode import MAX_SLOTS
@@ -26,7 +27,7 @@ from .host.progress import Progress, cancelled
 from .key_values import LoadedAdapter
 from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
 from .sweep_run import Checkpoint, Given, SweepDrawer
-from .vision import FITS, check_encoder
+from .vision import check_encoder
 
 
 class SweepMultiIPAdapter(io.ComfyNode):
@@ -283,7 +284,7 @@ def _settings(sweep: Sweep, drawer: SweepDrawer) -> dict[str, Any]:
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
-    """Digest of the checkpoint with its LoRAs, which are merged into the weights while it is loaded."""
+    """Digest of the checkpoint with its LoRAs, merged into its weights while it is loaded."""
     model, clip = checkpoint.model, checkpoint.clip
     unload_models()
     parts = (

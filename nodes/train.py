@@ -12,6 +12,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..faces.analysis import FaceAnalyser
+from ..files.names import free_path, plain_name
 from ..models.aggregation import AGGREGATIONS
 from ..models.checkpoint import save_adapter
 from ..training.job import FILES, Job, parse_settings, read_job
@@ -22,7 +23,6 @@ from .host.folders import runs_folder
 from .host.images import to_image
 from .key_values import LoadedAdapter
 from .load import FOLDER
-from .names import free_path, plain_name
 from .sockets import (
     CATEGORY,
     FaceAnalysisSocket,

@@ -8,9 +8,9 @@ from pathlib import Path
 from aiohttp import web
 from server import PromptServer
 
+from ..files.names import plain_name
 from ..training.history import metrics_csv, run_history
 from .host.folders import runs_folder
-from .names import plain_name
 from .training_events import newest_status
 
 HISTORY = "/multi_ipadapter/training"

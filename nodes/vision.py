@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ..models.checkpoint import encoder_name
 from ..models.projection import FACE, HIDDEN, POOLED, ProjectionConfig
+from ..pictures.fit import check_fit
 
-FITS = ("crop", "pad", "squash")
 BATCH = 16
 
 
@@ -92,7 +92,7 @@ def encode(
 
     Args:
         images: by input name, each [b, H, W, 3] in 0..1; sizes may differ.
-        fit: how a picture that is not square becomes square, one of `FITS`.
+        fit: how a picture that is not square becomes square, one of `pictures.fit.FITS`.
         names: which features are wanted.
 
     Returns:
@@ -132,7 +132,11 @@ def to_square(image: Tensor, size: int, fit: str, mean: list[float]) -> Tensor:
 
     "crop" cuts the middle out, "pad" adds borders of the encoder's mean colour (which it sees as
     zero), "squash" changes the proportions.
+
+    Raises:
+        ValueError: another word.
     """
+    check_fit(fit)
     image = image.float()  # intermediates may be half precision, which the CPU cannot resize
     height, width = image.shape[1:3]
     if (height, width) == (size, size):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("nodes", "models", "training", "evaluation", "faces")
+SOURCES = ("files", "pictures", "models", "training", "faces", "evaluation", "nodes")
 WIDGETS = "js/*.js"
 FILES = (*(f"{folder}/**/*.py" for folder in SOURCES), "demo/*.py", "dev.py")
 GAP = "…"  # stands for what is filled in

@@ -14,9 +14,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from multi_ipadapter.models.projection import HIDDEN, POOLED
+from multi_ipadapter.pictures.load import load_picture
 from multi_ipadapter.training.cache import FeatureCache, build_cache
 from multi_ipadapter.training.features import Encoders
-from multi_ipadapter.training.images import load_picture
 from multi_ipadapter.training.plan import CacheKey, CacheSpec
 from multi_ipadapter.training.records import PictureIndex
 

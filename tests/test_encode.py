@@ -11,7 +11,7 @@ from comfy_api.latest import _io
 from multi_ipadapter.nodes.encode import MAX_SLOTS, EncodeReferenceImages
 from multi_ipadapter.nodes.vision import BATCH, encode_null, to_square
 
-from .builders import LINEAR, PLUS, encode, make_adapter, make_images
+from .builders import LINEAR, PLUS, assert_says, encode, make_adapter, make_images, refusal
 from .oracle import difference
 
 SIZES = [(56, 56), (64, 80), (200, 57), (57, 200), (40, 30), (31, 128), (500, 20)]
@@ -93,6 +93,11 @@ def test_pad_keeps_the_pixels_of_a_picture_that_fits(clip_vision):
     image = picture((56, 28))
     square = to_square(image, 56, "pad", clip_vision.image_mean)
     assert torch.equal(square[:, :, 14:42], image)
+
+
+def test_an_unknown_fit_is_refused():
+    message = refusal(to_square, torch.ones(1, 10, 20, 3), 8, "centre crop", [0.5] * 3)
+    assert_says(message, "fit 'centre crop'", "crop, pad, squash")
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])

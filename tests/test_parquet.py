@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from multi_ipadapter.pictures.load import load_picture
 from multi_ipadapter.training.captions import celeba_caption
 from multi_ipadapter.training.dataset import open_dataset
-from multi_ipadapter.training.images import load_picture
 from multi_ipadapter.training.report import inspect_dataset
 
 from .people import contents, jpeg

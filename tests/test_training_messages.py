@@ -15,6 +15,7 @@ import torch
 from PIL import ImageColor
 from safetensors import safe_open
 
+from multi_ipadapter.files.folder import Skipped
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.host.folders import find_dataset
@@ -23,7 +24,6 @@ from multi_ipadapter.nodes.training_progress import TrainingBar
 from multi_ipadapter.training.chart import line_chart, round_ticks
 from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.loop import Report
-from multi_ipadapter.training.records import Skipped
 from multi_ipadapter.training.report import inspect_dataset
 from multi_ipadapter.training.run import where_it_begins
 from multi_ipadapter.training.state import checkpoints

@@ -13,6 +13,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 from PIL import Image
 
+from multi_ipadapter.files.folder import Skipped
 from multi_ipadapter.models.checkpoint import encoder_name, save_adapter
 from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.demo_models import DemoConfig, build_clip, build_unet, build_vae
@@ -25,7 +26,6 @@ from multi_ipadapter.runs.streams import SPLIT, numbers
 from multi_ipadapter.training.checks import check_settings, tell_skipped
 from multi_ipadapter.training.job import DataConfig, Job
 from multi_ipadapter.training.processes import OneProcess
-from multi_ipadapter.training.records import Skipped
 
 from .builders import assert_says, make_adapter, refusal
 from .people import damage, settings_with

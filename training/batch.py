@@ -9,7 +9,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .records import PictureIndex, Skipped
+from ..files.folder import Skipped
+from .records import PictureIndex
 from .sampling import Identities, Row
 
 LATENTS, MASK = "latents", "mask"

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..files.folder import Skipped
 from ..models.projection import HIDDEN
 from .batch import LATENTS, MASK, R
 from .claims import STALE_SECONDS, Claim, remove_stale, take
@@ -30,7 +31,7 @@ from .plan import (
     shard_path,
     write_plan,
 )
-from .records import PictureIndex, Skipped, require_pairs
+from .records import PictureIndex, require_pairs
 from .shards import (
     DamagedShardError,
     Shard,

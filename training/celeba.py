@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files.folder import SafeFolder, Skipped
 from .captions import NO_ATTRIBUTES, celeba_caption
-from .files import FileStore, SafeFolder
-from .records import PictureIndex, Skipped, Strings, group
+from .files import FileStore
+from .records import PictureIndex, Strings, group
 
 SPLITS = ("train", "valid", "test")
 IDENTITY, ATTRIBUTES = "identity_CelebA.txt", "list_attr_celeba.txt"

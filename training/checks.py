@@ -7,13 +7,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..files.folder import Skipped
 from ..models.adapter import MultiIPAdapterConfig
 from ..models.projection import HIDDEN
 from .config import TrainingConfig
 from .initial import leaves_public_shapes
 from .job import Job
 from .processes import OneProcess
-from .records import PictureIndex, Skipped
+from .records import PictureIndex
 from .state import checkpoints
 
 log = logging.getLogger("MultiIPAdapter")

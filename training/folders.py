@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .files import FileStore, SafeFolder
+from ..files.folder import SafeFolder, Skipped
+from .files import FileStore
 from .images import SUFFIXES
-from .records import PictureIndex, Skipped, Strings, group
+from .records import PictureIndex, Strings, group
 
 _MAX_CAPTION = 4096  # characters; text encoders read far fewer
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..pictures.fit import FITS
 from .config import TrainingConfig, check_fields
-from .images import FITS
 
 
 @dataclass(frozen=True)

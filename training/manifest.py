@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .files import FileStore, SafeFolder
-from .records import PictureIndex, Skipped, Strings, group
+from ..files.folder import SafeFolder, Skipped
+from .files import FileStore
+from .records import PictureIndex, Strings, group
 
 SUFFIXES = (".json", ".jsonl")
 _MAX_LINE = 1 << 20

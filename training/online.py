@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..files.folder import Skipped
 from .batch import MASK, R, UnreadableError
 from .features import BATCH, Encode, encode_pictures
-from .records import PictureIndex, Skipped
+from .records import PictureIndex
 from .sampling import without_bad
 
 

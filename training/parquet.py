@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..files.folder import SafeFolder, Skipped
 from .captions import ATTRIBUTES, celeba_caption
-from .files import NO_FILE, SafeFolder, stat_of
-from .records import Picture, PictureIndex, Skipped, Strings, group
+from .files import NO_FILE, stat_of
+from .records import Picture, PictureIndex, Strings, group
 
 IDENTITY_COLUMNS = ("identity", "celeb_id", "identity_id")
 CAPTION_COLUMNS = ("caption", "text")

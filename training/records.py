@@ -14,6 +14,8 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from ..files.folder import Skipped
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -30,18 +32,6 @@ class Picture:
     mask: Path | None = None
     landmarks: tuple[float, ...] | None = None
     box: tuple[int, int, int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """What an importer left out, and why."""
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        named = self.reason.startswith(self.path) or self.reason.startswith(printable(self.path))
-        return printable(self.reason if named else f"{self.path}: {self.reason}")
 
 
 class Strings(Sequence[str]):
@@ -271,8 +261,3 @@ def require_pairs(index: PictureIndex, skipped: Sequence[Skipped] = ()) -> Pictu
         "the same identity: give at least one identity two or more, one folder for each identity "
         f"(or one identity name in the annotations).{left_out}"
     )
-
-
-def printable(text: str) -> str:
-    """A file name for messages, whatever bytes it is made of."""
-    return text.encode("utf-8", "backslashreplace").decode()

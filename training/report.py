@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .images import BadPictureError, check_picture
-from .records import PictureIndex, Skipped, printable
+from ..files.folder import Skipped
+from ..files.names import printable
+from ..pictures.load import check_picture
+from .images import BadPictureError
+from .records import PictureIndex
 
 TINY_SIDE = 64  # pixels; below, a picture says little about anybody
 TINY_BYTES = 512  # what the quick look can tell

@@ -1,4 +1,4 @@
-"""File names that users type: never more than a name, so that nothing leaves its folder."""
+"""File names: what a user types is never more than a name, so that nothing leaves its folder."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def free_path(folder: Path, name: str, overwrite: bool) -> Path:
         path = folder / f"{name}_{number:02}{SUFFIX}"
         number += 1
     return path
+
+
+def printable(text: str) -> str:
+    """A file name for messages, whatever bytes it is made of."""
+    return text.encode("utf-8", "backslashreplace").decode()
