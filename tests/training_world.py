@@ -10,10 +10,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from multi_ipadapter.models.attention import add_image_attention, sdpa
+from multi_ipadapter.models.attention import add_image_attention
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.backbone import Backbone
 from multi_ipadapter.training.config import TrainingConfig
+
+from .plain_attention import sdpa
 
 WIDTHS = {POOLED: 48, HIDDEN: 64}
 SMALL = TrainingConfig(
