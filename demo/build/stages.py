@@ -198,11 +198,11 @@ def bundle_stage(folder: Path) -> None:
         write_safetensors(WEIGHTS_FOLDER / f"{name}.safetensors", tensors, {})
 
 
-def adapters_stage(folder: Path, names: Sequence[str] = tuple(adapters.VARIANTS)) -> None:
+def adapters_stage(folder: Path) -> None:
     """Train the adapters of the study on the bundled models, which stay as they are."""
     dataset = folder / "people"
     adapters.write_dataset(training_pictures(folder), dataset)
-    for name in names:
+    for name in adapters.VARIANTS:
         adapters.train(name, dataset, folder / "adapters")
 
 
