@@ -16,6 +16,8 @@ from multi_ipadapter.training.run import Run
 from .test_resume import losses, state
 from .training_world import WIDTHS, World, one_layer_backbone, settings
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(autouse=True)
 def _autograd():
