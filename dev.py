@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
-COMMANDS = ("demo", "test", "server", "bench")
+COMMANDS = ("demo", "test", "lint", "server", "bench")
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHON_OLDEST, PYTHON_NEWEST = (3, 10), (3, 14)  # what torch 2.11.0 has wheels for
@@ -32,7 +32,9 @@ REQUIREMENTS_SHA256 = "d743f5e0247a8277c252c75d27d4f14571c1ec128dd1e81c286242fc7
 HELP = """\
 commands (what follows the command is passed on to it):
   demo     run the pack on the demo models in a headless ComfyUI server; writes pictures
-  test     ruff, then all tests; with arguments: pytest alone, e.g. test tests/test_dev.py -k key
+  test     lint, then all tests; with arguments: pytest alone, e.g. test tests/test_dev.py -k key
+           test --quick: the tests that need neither seconds, a server, a browser nor a process
+  lint     ruff alone
   server   ComfyUI with this pack loaded: [--port 8188] [--base-directory FOLDER] [ComfyUI flags]
   bench    run benchmarks/NAME.py; without a name, list the benchmarks
 
@@ -346,6 +348,16 @@ def become(command: Sequence[str | Path], environ: Mapping[str, str]) -> int:
             return process.wait()
 
 
+def lint(python: Path, environ: Mapping[str, str]) -> int:
+    """The exit code of the first linter that finds something, or 0."""
+    for check in (["ruff", "check"], ["ruff", "format", "--check"]):
+        say(" ".join(check))
+        code = subprocess.call([python, "-m", *check], env=environ)
+        if code != 0:
+            return code
+    return 0
+
+
 def run_command(command: str, arguments: list[str]) -> int:
     if command == "bench" and (not arguments or arguments[0] not in benchmark_names()):
         print("benchmarks:", *(benchmark_names() or ["none yet"]))
@@ -355,13 +367,11 @@ def run_command(command: str, arguments: list[str]) -> int:
     checkout = cache / "checkouts" / hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]
     imports = import_folder(checkout / "import", ROOT)
     environ = {**os.environ, "PYTHONPATH": str(imports), "COMFYUI_PATH": str(comfyui)}
-    if command == "test":
+    if command in ("test", "lint"):
         os.chdir(ROOT)
-        for check in [] if arguments else [["check"], ["format", "--check"]]:
-            say("ruff " + " ".join(check))
-            code = subprocess.call([python, "-m", "ruff", *check], env=environ)
-            if code != 0:
-                return code
+        code = lint(python, environ) if command == "lint" or not arguments else 0
+        if command == "lint" or code != 0:
+            return code
         return become([python, "-m", "pytest", *arguments], environ)
     if command == "bench":
         module = f"multi_ipadapter.benchmarks.{arguments.pop(0)}"

@@ -48,6 +48,12 @@ torch.set_num_threads(1)
 
 from .builders import SDXL_LAYOUT, Sdxl, condition  # noqa: E402
 from .people import write_noise, write_people  # noqa: E402
+from .tiers import (  # noqa: E402, F401
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_protocol,
+)
 
 # ComfyUI v0.18.2 has no MediaPipe detector; what is said there is tested with the nodes.
 collect_ignore = [] if find_spec("comfy_extras.mediapipe") else ["test_faces_mediapipe.py"]

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from multi_ipadapter.training.claims import NAMELESS_SECONDS, STALE_SECONDS, take
 
 from .people import SHARD_BYTES, SIZE, build, cache_of, counted, encode, read_all, shards
@@ -112,6 +114,7 @@ def run_worker(script: str, *args: object) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_kill_9_at_any_moment(index, tmp_path):
     folder = tmp_path / "cache"
     told = run_worker(KILLER, index.root, folder, SIZE, SHARD_BYTES)
@@ -135,6 +138,7 @@ def test_kill_9_at_any_moment(index, tmp_path):
     assert not list(folder.glob(".*.tmp")) and not list(folder.glob("*.claim"))
 
 
+@pytest.mark.process
 def test_two_processes_fill_one_cache(index, tmp_path):
     log = tmp_path / "log"
     run_worker(PAIR, index.root, tmp_path / "cache", SIZE, SHARD_BYTES, log)

@@ -127,6 +127,7 @@ class TestExtraction:
 
 
 class TestComfyUIPath:
+    @pytest.mark.process
     def test_another_folder_is_refused_before_anything_is_made(self, tmp_path):
         (tmp_path / "main.py").touch()
         cache = tmp_path / "cache"
@@ -177,6 +178,7 @@ class TestComfyUIPath:
 
 
 class TestPythonVersion:
+    @pytest.mark.process
     @pytest.mark.parametrize("version", [(3, 6, 15), (3, 9, 18), (3, 15, 0)])
     def test_an_unsupported_one_gets_a_message(self, version):
         script = (
@@ -233,9 +235,11 @@ class TestLock:
             assert not self.is_free(dev, tmp_path / "lock")
         assert self.is_free(dev, tmp_path / "lock")
 
+    @pytest.mark.process
     def test_a_step_that_outlives_dev_py_keeps_it(self, dev, tmp_path, killed_set_up):
         assert not self.is_free(dev, tmp_path / "lock")
 
+    @pytest.mark.process
     def test_it_never_goes_stale(self, dev, tmp_path, killed_set_up):
         os.kill(killed_set_up, signal.SIGKILL)
         with dev.locked(tmp_path / "lock"):  # waits only until the step has ended
@@ -243,6 +247,7 @@ class TestLock:
 
 
 class TestSetUp:
+    @pytest.mark.process
     def test_no_network_gets_a_message_and_leaves_no_environment(self, dev, tmp_path):
         settings = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "1"}
         done = run_dev("test", MULTI_IPADAPTER_CACHE=str(tmp_path), **settings)
@@ -296,6 +301,7 @@ class TestSetUp:
         python, _ = dev.prepare(tmp_path)
         assert made[1:] == [python.parents[1]]
 
+    @pytest.mark.process
     def test_a_failed_command_shows_the_end_of_its_output(self, dev, tmp_path):
         with dev.locked(tmp_path / "lock") as lock:
             runner = dev.Runner(tmp_path / "log", tmp_path, lock)
@@ -320,6 +326,7 @@ class TestSetUp:
         assert expected in dev.failure_message("step", 1, output, Path("log"))
 
 
+@pytest.mark.process
 def test_the_checkout_is_importable_under_its_name(dev, tmp_path):
     (tmp_path / "checkout" / "part").mkdir(parents=True)
     (tmp_path / "checkout" / "part" / "__init__.py").write_text("NAME = __name__\n")
@@ -335,13 +342,56 @@ def test_the_checkout_is_importable_under_its_name(dev, tmp_path):
     assert done.stdout.strip() == expected
 
 
+@pytest.mark.process
 def test_help_names_every_command():
     done = run_dev("--help")
     assert done.returncode == 0
-    for command in ("demo", "test", "server", "bench"):
+    for command in ("demo", "test", "lint", "server", "bench"):
         assert f"  {command} " in done.stdout
+    assert "test --quick: " in done.stdout
 
 
+@pytest.fixture
+def commands(dev, monkeypatch, tmp_path):
+    """Calls dev.py; returns its exit code and which Python modules it ran."""
+
+    def call(arguments, failing=None):
+        def run(command, *_, **__):
+            ran.append(" ".join(command[2:]))  # after "python -m"
+            return 7 * (ran[-1] == failing)
+
+        ran = []
+        monkeypatch.setattr(dev.subprocess, "call", run)
+        monkeypatch.setattr(dev, "become", run)
+        return dev.main(arguments), ran
+
+    monkeypatch.setenv("MULTI_IPADAPTER_CACHE", str(tmp_path))
+    monkeypatch.setattr(dev, "prepare", lambda cache: (tmp_path / "python", tmp_path))
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["lint"], ["ruff check", "ruff format --check"]),
+        (["test"], ["ruff check", "ruff format --check", "pytest"]),
+        (["test", "--quick"], ["pytest --quick"]),
+        (["test", "tests", "-k", "key"], ["pytest tests -k key"]),
+    ],
+    ids=" ".join,
+)
+def test_what_lints_and_what_tests(commands, arguments, expected):
+    assert commands(arguments) == (0, expected)
+
+
+@pytest.mark.parametrize("command", ["lint", "test"])
+def test_the_first_failure_is_the_end(commands, command):
+    for failing in ("ruff check", "ruff format --check"):
+        code, ran = commands([command], failing)
+        assert code == 7 and ran[-1] == failing
+
+
+@pytest.mark.process
 def test_an_unknown_benchmark_lists_the_known_ones(dev):
     done = run_dev("bench", "no_such_benchmark")
     assert done.returncode == 2
@@ -351,3 +401,53 @@ def test_an_unknown_benchmark_lists_the_known_ones(dev):
 def test_ci_runs_the_documented_command():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert '"$python" dev.py test' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+# ---- tests/tiers.py, on a suite of its own ------------------------------------------------------
+
+SUITE = """
+import subprocess, sys
+import pytest
+
+def python():
+    subprocess.run([sys.executable, "-c", ""], check=True)
+
+@pytest.fixture
+def server(): pass
+
+@pytest.fixture
+def front_end(server): pass
+
+def test_none(): subprocess.run(["git", "--version"])
+def test_server(server): python()
+def test_browser(front_end): pass
+@pytest.mark.process
+def test_process(): python()
+@pytest.mark.slow
+def test_slow(): pass
+def test_forgotten(): python()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("arguments", "passed", "closing"),
+    [
+        (["--quick"], {"none"}, "1 failed, 1 passed, 4 deselected in"),
+        (["-m", "not browser"], {"none", "server", "process", "slow"}, "1 failed, 4 passed, 1 des"),
+    ],
+    ids=["quick", "mark"],
+)
+def test_tiers(tmp_path, arguments, passed, closing):
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    options = ["-p", "multi_ipadapter.tests.tiers", "-p", "no:cacheprovider", "--strict-markers"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rpf", *options, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # they take seconds to import
+        capture_output=True,
+        text=True,
+    )
+    assert set(re.findall(r"^PASSED .*::test_(\w+)", done.stdout, re.MULTILINE)) == passed
+    assert "test_forgotten starts a Python: mark it with pytest.mark.process" in done.stdout
+    assert f" {closing}" in done.stdout.splitlines()[-1]

@@ -14,6 +14,8 @@ import torch
 from .test_resume import losses, state
 from .training_world import make_run, settings
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(autouse=True)
 def _autograd():

@@ -87,6 +87,7 @@ def alone(world):
     return out, printed, err
 
 
+@pytest.mark.process
 def test_the_report_is_evaluates(world, alone):
     out, printed, err = alone
     found = read_json(out)
@@ -112,6 +113,7 @@ def test_the_report_is_evaluates(world, alone):
     ]
 
 
+@pytest.mark.process
 def test_two_processes_give_the_statistics_of_one(world, alone):
     out, folder = world / "two" / "report.json", world / "shared"
     asked = arguments(world, out, "--features", folder)
@@ -130,6 +132,7 @@ def test_two_processes_give_the_statistics_of_one(world, alone):
     assert sorted(p.name for p in out.parent.iterdir()) == ["report.json", "report.npz"]
 
 
+@pytest.mark.process
 def test_a_stopped_run_keeps_its_features_and_goes_on(world, alone, tmp_path):
     out = tmp_path / "report.json"
     asked = arguments(world, out, "--batch-size", 1)

@@ -279,6 +279,7 @@ def peak_memory(count, folder):
     return min(peaks)
 
 
+@pytest.mark.process
 def test_many_pictures_need_no_more_memory_than_few(tmp_path):
     """Features of all of them would take 60 MB more; they stay on disk."""
     few, many = (peak_memory(count, tmp_path) for count in (MANY // 12, MANY))

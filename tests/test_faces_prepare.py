@@ -380,6 +380,7 @@ print(len(result.indices), len(pictures), round(first), round(peak()))
 """
 
 
+@pytest.mark.process
 def test_many_large_pictures_need_the_memory_of_one(tmp_path):
     """Each has 12 megapixels, 36 MB decoded; 8 of them, two of which are searched in vain."""
     pack = write_pack(tmp_path / "buffalo_l", SHAPES, embeddings())

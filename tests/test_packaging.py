@@ -172,10 +172,21 @@ def test_only_this_repositorys_main_branch_is_published():
 
 
 def test_on_linux_ci_needs_a_browser():
-    (tests,) = [step for step in steps_of("test") if step.get("run") == "python dev.py test"]
+    (tests,) = [step for step in steps_of("test") if step.get("run") == "python dev.py test tests"]
     assert (
         tests["env"]["MULTI_IPADAPTER_NEED_BROWSER"] == "${{ runner.os == 'Linux' && '1' || '' }}"
     )
+
+
+def test_lint_and_quick_tests_come_once_before_the_matrix():
+    jobs = jobs_of("ci.yml")
+    runs = {job: [step.get("run", "") for step in steps_of(job)] for job in jobs}
+    assert {job: [run for run in all_ if "dev.py" in run] for job, all_ in runs.items()} == {
+        "archive": [],
+        "quick": ["python dev.py lint", "python dev.py test --quick"],
+        "test": ["python dev.py test tests"],  # with an argument it does not lint
+    }
+    assert jobs["test"]["needs"] == "quick" and "strategy" not in jobs["quick"]
 
 
 def test_ci_runs_comfy_cli_of_one_version():
@@ -188,7 +199,8 @@ def test_actions_of_others_are_named_by_their_commit():
     """A tag can be moved; GitHub's own are trusted."""
     used = [
         step["uses"]
-        for file, job in (("ci.yml", "test"), ("ci.yml", "archive"), ("publish.yml", "publish"))
+        for file, jobs in (("ci.yml", ("quick", "test", "archive")), ("publish.yml", ("publish",)))
+        for job in jobs
         for step in steps_of(job, file)
         if "uses" in step
     ]
@@ -248,6 +260,7 @@ def test_packages_are_the_folders_with_modules(names):
     assert {package_of(name) for name in names if name.endswith(".py")} == packages
 
 
+@pytest.mark.process
 def test_a_bare_python_has_comfyuis_packages_and_no_others(bare):
     wanted = ("torch", "transformers", "aiohttp", "yaml")
     others = ("accelerate", "diffusers", "insightface", "onnxruntime", "pyarrow", "pytest")
@@ -263,6 +276,7 @@ def test_a_bare_python_has_comfyuis_packages_and_no_others(bare):
     assert done.stdout.split() == list(wanted)
 
 
+@pytest.mark.process
 def test_every_module_imports_from_the_archive_alone(names, installed, bare, tmp_path):
     package = tmp_path / "multi_ipadapter"
     package.mkdir()

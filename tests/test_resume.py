@@ -83,6 +83,7 @@ def in_process(folder, kill):
 
 
 # Writes: settings, metrics, states at 4, 8, 12 (at the step and at the end), and the adapter.
+@pytest.mark.process
 @pytest.mark.parametrize("kill", ["kill 6", "replace 2", "fsync 3", "replace 4", "replace 7"])
 def test_killed_at_any_moment(tmp_path, unbroken, kill):
     done = in_process(tmp_path, kill)
@@ -94,6 +95,7 @@ def test_killed_at_any_moment(tmp_path, unbroken, kill):
     assert_same(tmp_path, unbroken)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("signal", ["term", "int"])
 def test_signals_save_and_stop(tmp_path, unbroken, signal):
     done = in_process(tmp_path, f"{signal} 5")

@@ -199,6 +199,7 @@ def test_demo_draws_its_pictures_and_a_sheet(server, tmp_path, capsys):
 # ---- starting a server -------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_server_that_cannot_start_says_why(tmp_path):
     with (
         pytest.raises(

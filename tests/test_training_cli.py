@@ -57,6 +57,7 @@ def losses_of(folder: Path) -> list[float]:
     return [loss for line in map(json.loads, lines) for loss in line.get("losses", [])]
 
 
+@pytest.mark.process
 def test_stop_resume_and_refuse(config):
     run = config.parent / "run"
     process = start("--config", config, "steps=500")
@@ -86,6 +87,7 @@ def test_stop_resume_and_refuse(config):
     assert code == 1 and "run holds a run already" in err and "Traceback" not in err
 
 
+@pytest.mark.process
 def test_a_report_comes_first_and_bad_files_are_named(config, tmp_path):
     people = write_people(tmp_path / "people", identities=3)
     (people / "p00/1.png").write_bytes(b"")
@@ -101,6 +103,7 @@ def test_a_report_comes_first_and_bad_files_are_named(config, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.process
 def test_two_processes_train_the_same_run(config, monkeypatch):
     """The global batch is the same, so the losses are."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # with --cpu it would start one process only

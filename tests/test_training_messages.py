@@ -81,6 +81,7 @@ def test_a_warm_up_longer_than_the_run_is_told(base, models, dataset, said):
         assert any(line.startswith(wanted) for line in said()) == (warmup == 500)
 
 
+@pytest.mark.process
 def test_the_command_line_says_where_it_begins_and_ends(config, tmp_path):  # noqa: F811
     arguments = ["--config", config, f"output={tmp_path / 'run'}"]
     code, out, err = finish(start(*arguments, "steps=1"))
@@ -100,6 +101,7 @@ assert not cli.run_job(job, resume, door.train, cli.start_processes(), stop)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("cache", ["true", "false"])
 def test_a_run_stopped_before_its_first_step_names_no_file(config, tmp_path, cache):  # noqa: F811
     output = tmp_path / "run"
