@@ -51,13 +51,13 @@ example, freckles can be seen in more views than the absence of a mark."""
 
 
 class Bounds(NamedTuple):
-    """What is lacking.
+    """What limits the accuracy.
 
     Attributes:
         hidden: share of the wanted attributes that none of SWEPT references shows.
         accuracy: condition -> of all wanted attributes, of those that a reference shows, and of
             those that none shows.
-        also_wrong: of `summary.also_wrong`.
+        also_wrong: what `summary.also_wrong` returns.
     """
 
     hidden: float
@@ -78,7 +78,7 @@ def write(
     Args:
         output: the folder.
         rows, ceiling: figures of the cells and of the real pictures.
-        claims: of `summary`.
+        claims: from `summary`.
         bounds: what is lacking at SWEPT references.
         about: what was measured, for the page's head.
     """

@@ -48,11 +48,11 @@ class Found(NamedTuple):
 
     Attributes:
         rows, ceiling: figures of the cells and of the real pictures.
-        ranks, claims: of `summary`.
+        ranks, claims: from `summary`.
         attributes: condition -> accuracy of each attribute.
         covered: (adapter, aggregation) -> for each of NUMBERS, accuracy of what references show.
         times_shown: the same at SWEPT references, by how many of them show the attribute: 0, 1, ...
-        also_wrong: of `summary.also_wrong`.
+        also_wrong: what `summary.also_wrong` returns.
     """
 
     rows: Rows
