@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..files.names import SUFFIX
-from . import evaluation_files, reference_files
+from . import reference_files
 from .apply import ApplyMultiIPAdapter
 from .class_word import ClassWord
 from .dataset import ReferenceDataset
@@ -18,6 +18,7 @@ from .encode import EncodeReferenceImages
 from .evaluate import EvaluatePictures
 from .evaluation_report import ReportFigures
 from .face_analysis import LoadFaceAnalysis
+from .host import folders
 from .load import FOLDER, LoadMultiIPAdapter
 from .prepare_faces import PrepareFaces
 from .rank import RankPictures
@@ -44,10 +45,10 @@ class MultiIPAdapterExtension(ComfyExtension):
             str(reference_files.references_directory()),
             {SUFFIX},
         )
-        metrics = os.path.join(folder_paths.models_dir, evaluation_files.METRICS)
-        _register(evaluation_files.METRICS, metrics, folder_paths.supported_pt_extensions)
-        for path in (str(evaluation_files.evaluation_directory()), metrics):
-            _register(evaluation_files.STATISTICS, path, {evaluation_files.STATISTICS_SUFFIX})
+        metrics = os.path.join(folder_paths.models_dir, folders.METRICS)
+        _register(folders.METRICS, metrics, folder_paths.supported_pt_extensions)
+        for path in (str(folders.evaluation_directory()), metrics):
+            _register(folders.STATISTICS, path, {folders.STATISTICS_SUFFIX})
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The pack's nodes, in the order of their use."""

@@ -20,7 +20,7 @@ from ..evaluation.request import MIXED_SIZES, Request
 from ..evaluation.resize import MODES
 from ..evaluation.run import evaluate
 from ..evaluation.store import remove_features
-from .evaluation_files import (
+from .host.folders import (
     STATISTICS,
     STATISTICS_SUFFIX,
     changed_below,

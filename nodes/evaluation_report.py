@@ -13,7 +13,7 @@ from ..evaluation.report_figures import (
     text_of_reports,
     write_figures,
 )
-from .evaluation_files import figures_directory, find_pictures
+from .host.folders import figures_directory, find_pictures
 from .host.images import to_image
 from .report_view import report_view
 from .sockets import CATEGORY, EvaluationReportSocket, refuse_unknown

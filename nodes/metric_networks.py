@@ -30,9 +30,9 @@ from ..evaluation.networks.precision import in_full_precision
 from ..evaluation.plan import METRICS
 from ..faces.insight import MissingPackageError, MissingPackError
 from ..pictures.pixels import to_floats
-from .evaluation_files import metric_folders
 from .face_analysis import load_first_pack
 from .host.fingerprints import tensors_hash
+from .host.folders import metric_folders
 
 CONNECTED = "connected clip_vision"
 _ROOM = 3 << 30  # bytes on the device; the largest network and a batch of pictures

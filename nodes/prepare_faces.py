@@ -16,8 +16,8 @@ from ..faces.results import ORDERS, WHO, Prepared, Settings
 from ..files.names import printable
 from ..pictures.pixels import to_floats
 from ..training.images import BadPictureError
-from .evaluation_files import changed_below, find_pictures
 from .face_sheet import face_sheet
+from .host.folders import changed_below, find_pictures
 from .host.images import to_image
 from .host.progress import Progress, cancelled, show_text
 from .sockets import CATEGORY, JOIN_PICTURES, FaceAnalysisSocket, refuse_unknown

@@ -19,8 +19,8 @@ from ..pictures.fit import FITS
 from ..training.records import PictureIndex
 from .drawing import Drawing
 from .encode import MAX_SLOTS
-from .evaluation_files import evaluation_directory
 from .host.fingerprints import fingerprint, patched_fingerprint
+from .host.folders import evaluation_directory
 from .host.images import to_image
 from .host.memory import unload_models
 from .host.progress import Progress, cancelled
