@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models.files import read_tensors
+from ..files.tensors import read_tensors
 from . import world
 
 _WIDTHS = (32, 64, 128, 192)

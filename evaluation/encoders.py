@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..models.files import read_tensors
+from ..files.tensors import read_tensors
 
 _TOWER, _PROJECTION = "vision_model.", "visual_projection.weight"
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..models.files import write_safetensors
+from ..files.tensors import write_safetensors
 
 _FORMAT = 1
 _CHUNK = 256  # pictures a file; what a killed process loses at most

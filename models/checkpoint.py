@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files.tensors import read_tensors, write_safetensors
 from .adapter import MultiIPAdapter, MultiIPAdapterConfig, layer_key
 from .aggregation import AGGREGATIONS
-from .files import read_tensors, write_safetensors
 from .lora import is_lora, lora_tensors, read_lora
 from .projection import ProjectionConfig
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .files import read_tensors, write_safetensors
+from ..files.tensors import read_tensors, write_safetensors
 from .projection import FACE
 
 METADATA_KEY = "multi_ipadapter_references"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..demo.world import WEIGHTS_FOLDER
+from ..files.tensors import read_tensors
 from ..models.checkpoint import load_adapter
-from ..models.files import read_tensors
 from . import demo_models as models
 from .key_values import LoadedAdapter
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from multi_ipadapter.training.claims import NAMELESS_SECONDS, STALE_SECONDS, take
+from multi_ipadapter.files.claims import NAMELESS_SECONDS, STALE_SECONDS, take
 
 from .people import SHARD_BYTES, SIZE, build, cache_of, counted, encode, read_all, shards
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from multi_ipadapter.models import files
+from multi_ipadapter.files import tensors as files
 from multi_ipadapter.models.checkpoint import load_adapter
 from multi_ipadapter.models.references import load_references
 

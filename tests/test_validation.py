@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 
+from multi_ipadapter.files.tensors import write_safetensors
 from multi_ipadapter.models.adapter import MultiIPAdapter
 from multi_ipadapter.models.checkpoint import load_adapter, save_adapter
-from multi_ipadapter.models.files import write_safetensors
 from multi_ipadapter.models.projection import POOLED
 from multi_ipadapter.training.initial import initial_adapter
 from multi_ipadapter.training.loop import TrainingError

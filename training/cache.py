@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..files.claims import STALE_SECONDS, Claim, remove_stale, take
 from ..files.folder import Skipped
 from ..models.projection import HIDDEN
 from .batch import LATENTS, MASK, R
-from .claims import STALE_SECONDS, Claim, remove_stale, take
 from .features import Encoded, Encoders, encode_pictures
 from .plan import (
     CacheKey,

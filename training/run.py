@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image
 
 from ..files.atomic import atomically
+from ..files.lock import take_lock
 from ..models.adapter import MultiIPAdapter
 from ..models.checkpoint import save_adapter
 from ..runs import streams
@@ -27,7 +28,6 @@ from .checks import check_new
 from .config import TrainingConfig
 from .features import Encoders
 from .initial import initial_adapter, made_settings
-from .lock import take_lock
 from .loop import Report, Trainer
 from .metrics import MetricsFile, read_metrics
 from .processes import OneProcess

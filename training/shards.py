@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..models.files import write_safetensors
+from ..files.tensors import write_safetensors
 
 _DTYPES = {"F16": torch.float16, "I8": torch.int8, "I64": torch.int64}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}

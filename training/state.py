@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..models.files import read_tensors, write_safetensors
+from ..files.tensors import read_tensors, write_safetensors
 
 METADATA_KEY = "multi_ipadapter_training"
 # What a run's fingerprints, which say nothing to a reader, stand for.

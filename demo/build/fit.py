@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...models.files import write_safetensors
+from ...files.tensors import write_safetensors
 
 _CHECKPOINT_SECONDS = 180.0
 _LOG_SECONDS = 30.0

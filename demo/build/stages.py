@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...models.files import write_safetensors
+from ...files.tensors import write_safetensors
 from ...nodes import demo_bundle
 from ...nodes import demo_models as models
 from ..scorer import Scorer

@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...files.tensors import write_safetensors
 from ...models.adapter import MultiIPAdapter
 from ...models.checkpoint import load_adapter
-from ...models.files import write_safetensors
 from ...nodes import demo_bundle
 from ...nodes.binding.encoders import FEATURES, picture_encoder
 from ...nodes.training_backbone import training_backbone

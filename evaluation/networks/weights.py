@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ...models.files import read_tensors
+from ...files.tensors import read_tensors
 
 
 def file_hash(path: str | Path) -> str:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files.atomic import atomically
+from .atomic import atomically
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _HEAD = 512  # bytes that tell what a file is
