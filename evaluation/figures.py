@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
-from .axes import COLOURS, INK, Axes, font, shortened, shown
+from ..figures.axes import COLOURS, INK, Axes, font, shortened, shown
 from .report import EvaluationReport, Point, Value, text_of
 
 Reports = EvaluationReport | Mapping[str, EvaluationReport]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from PIL import Image
 
+from ..figures.axes import number, shown
 from ..figures.sheets import contact_sheet
-from .axes import number, shown
 from .pictures import Source, picture_of
 from .report import EvaluationReport
 

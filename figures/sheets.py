@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageOps
 
-from ..evaluation.axes import INK, font, number, shortened
+from .axes import INK, font, number, shortened
 
 _EMPTY = "#f0f0f0"
 _GAP = 6

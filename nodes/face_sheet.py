@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
-from ..evaluation.axes import font, shortened
 from ..faces.results import THUMBNAIL, THUMBNAILS, Prepared, Verdict
+from ..figures.axes import font, shortened
 from ..figures.sheets import contact_sheet
 
 _KEPT, _LEFT_OUT = "#009e73", "#d55e00"

@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.utils
 from PIL import Image
 
-from ..training.chart import line_chart, smoothed
+from ..figures.line_chart import line_chart, smoothed
 from ..training.history import VALIDATION
 from ..training.loop import Report
 from ..training.metrics import curves

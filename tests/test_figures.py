@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from multi_ipadapter.evaluation.axes import COLOURS, Axes, font, shortened
 from multi_ipadapter.evaluation.figures import alignment_scatter, metric_chart, table
 from multi_ipadapter.evaluation.pictures import TensorSource
 from multi_ipadapter.evaluation.report import EvaluationReport, Point, Value
 from multi_ipadapter.evaluation.sheets import xy_sheet
+from multi_ipadapter.figures.axes import COLOURS, Axes, font, shortened
 from multi_ipadapter.figures.sheets import contact_sheet, ranked_strip
 
 WEIGHTS, COUNTS = (0.0, 0.6, 1.2), (1, 4)

@@ -15,13 +15,13 @@ import torch
 from PIL import ImageColor
 from safetensors import safe_open
 
+from multi_ipadapter.figures.line_chart import line_chart, round_ticks
 from multi_ipadapter.files.folder import Skipped
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.host.folders import find_dataset
 from multi_ipadapter.nodes.load import FOLDER
 from multi_ipadapter.nodes.training_progress import TrainingBar
-from multi_ipadapter.training.chart import line_chart, round_ticks
 from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.loop import Report
 from multi_ipadapter.training.report import inspect_dataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...evaluation.axes import COLOURS, INK, Axes
+from ...figures.axes import COLOURS, INK, Axes
 from .cells import NUMBERS, SWEEPS, SWEPT, USES, WEIGHTS, Cell
 from .summary import Row
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ...evaluation.axes import INK, font
+from ...figures.axes import INK, font
 from .cells import BASE, MAIN, RIVAL, SWEPT, Cell, without
 from .people import PROMPTS
 
