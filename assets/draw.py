@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..demo import world
-from ..demo.portrait.canvas import Jitter
+from ..demo_world import world
+from ..demo_world.portrait.canvas import Jitter
 
 FOLDER = Path(__file__).resolve().parent
 ICON, BANNER = (400, 400), (1260, 540)  # pixels; 21:9

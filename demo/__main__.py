@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from ..demo_world.people import clear_view, portrait, write_references
+from ..demo_world.world import WEIGHTS_FOLDER
 from .client import ComfyClient, PromptError
-from .people import clear_view, portrait, write_references
 from .prompt import ADAPTER_FILE, WEIGHT, demo_prompt
 from .server import ComfyServer, ServerError
 from .sheet import Shown, demo_sheet
-from .world import WEIGHTS_FOLDER
 
 REFERENCES = 4
 IDENTITY, SEED = 0, 1

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..demo_world import world
 from ..files.atomic import atomically
-from . import world
 
 PEOPLE, PICTURES = 40, 6
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..demo_world import world
 from ..files.tensors import read_tensors
-from . import world
 
 _WIDTHS = (32, 64, 128, 192)
 EMBEDDING = 64

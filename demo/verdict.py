@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import world
-from .people import portrait
+from ..demo_world import world
+from ..demo_world.people import portrait
 from .scorer import bundled_scorer, judge
 
 _OTHER_VIEWS = range(1000, 1004)  # never drawn, that give the person's mean embedding

@@ -12,7 +12,7 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ..demo.world import WEIGHTS_FOLDER
+from ..demo_world.world import WEIGHTS_FOLDER
 from ..files.tensors import read_tensors
 from ..models.checkpoint import load_adapter
 from . import demo_models as models

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..demo import world
-from ..demo.people import WANTED, portrait
+from ..demo_world import world
+from ..demo_world.people import WANTED, portrait
 from .host.images import to_image
 from .sockets import CATEGORY
 

@@ -29,7 +29,7 @@ import torch  # noqa: E402
 
 from multi_ipadapter.demo.prompt import ADAPTER_FILE  # noqa: E402
 from multi_ipadapter.demo.server import ComfyServer  # noqa: E402
-from multi_ipadapter.demo.world import WEIGHTS_FOLDER  # noqa: E402
+from multi_ipadapter.demo_world.world import WEIGHTS_FOLDER  # noqa: E402
 from multi_ipadapter.nodes import MultiIPAdapterExtension  # noqa: E402
 from multi_ipadapter.nodes.dataset import ReferenceDataset  # noqa: E402
 from multi_ipadapter.nodes.demo_bundle import ADAPTER  # noqa: E402

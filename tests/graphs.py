@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from multi_ipadapter.demo.people import write_references
 from multi_ipadapter.demo.prompt import demo_prompt, node
+from multi_ipadapter.demo_world.people import write_references
 from multi_ipadapter.models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.models.projection import ProjectionConfig

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from multi_ipadapter.demo.client import PromptError
-from multi_ipadapter.demo.people import portrait
+from multi_ipadapter.demo_world.people import portrait
 
 from .graphs import difference, render, with_inputs
 from .people import write_people

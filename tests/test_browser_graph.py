@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import TimeoutError
 
-from multi_ipadapter.demo.people import WANTED
 from multi_ipadapter.demo.server import PACK_NAME
 from multi_ipadapter.demo.verdict import verdicts
+from multi_ipadapter.demo_world.people import WANTED
 
 from .browser import front_end  # noqa: F401
 

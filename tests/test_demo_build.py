@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from multi_ipadapter.demo import world
 from multi_ipadapter.demo.build import autoencoder, fit, judging, vision
 from multi_ipadapter.demo.build.differentiable import clip_layers
 from multi_ipadapter.demo.build.initial import initialise
 from multi_ipadapter.demo.build.pictures import drawn
 from multi_ipadapter.demo.scorer import Scorer, judge
+from multi_ipadapter.demo_world import world
 from multi_ipadapter.nodes import demo_bundle, demo_models
 
 RECIPE = fit.Recipe(steps=12, batch_size=4, learning_rate=0.05, warmup=2, ema=0.5)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from multi_ipadapter.demo import world
 from multi_ipadapter.demo.dataset import main
+from multi_ipadapter.demo_world import world
 from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.report import inspect_dataset
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from multi_ipadapter.demo import world
-from multi_ipadapter.demo.people import WANTED, clear_view, portrait
+from multi_ipadapter.demo_world import world
+from multi_ipadapter.demo_world.people import WANTED, clear_view, portrait
 from multi_ipadapter.nodes.demo_references import DemoReferences
 
 

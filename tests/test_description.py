@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from multi_ipadapter.demo import world
 from multi_ipadapter.demo.build.text import NOT_TOLD, example
-from multi_ipadapter.demo.description import MOST, described, phrases, told
+from multi_ipadapter.demo_world import world
+from multi_ipadapter.demo_world.description import MOST, described, phrases, told
 
 
 def people(count):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from multi_ipadapter.demo import world
 from multi_ipadapter.demo.prompt import CFG, WEIGHT
 from multi_ipadapter.demo.study import report
 from multi_ipadapter.demo.study.__main__ import main
@@ -30,6 +29,7 @@ from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo.study.results import HOLDS, Found, write
 from multi_ipadapter.demo.study.side_by_side import side_by_side
 from multi_ipadapter.demo.study.summary import claims, ranking, summarise
+from multi_ipadapter.demo_world import world
 from multi_ipadapter.evaluation.intervals import Interval
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -10,7 +10,7 @@ from multi_ipadapter.demo.prompt import STEPS
 from multi_ipadapter.demo.study import run
 from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, Cell, without
 from multi_ipadapter.demo.study.people import held_out
-from multi_ipadapter.demo.world import WEIGHTS_FOLDER
+from multi_ipadapter.demo_world.world import WEIGHTS_FOLDER
 from multi_ipadapter.models.checkpoint import load_adapter
 from multi_ipadapter.nodes import demo_bundle
 from multi_ipadapter.nodes.apply import ApplyMultiIPAdapter

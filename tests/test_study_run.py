@@ -7,12 +7,12 @@ import shutil
 import pytest
 import torch
 
-from multi_ipadapter.demo import world
 from multi_ipadapter.demo.study import run
 from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, RECODED, Cell, Part, without
 from multi_ipadapter.demo.study.judging import told_factors
 from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo.study.summary import also_wrong, by_attribute, by_showing, chance
+from multi_ipadapter.demo_world import world
 
 PEOPLE, N = 5, 4
 BASE_CELL, TOLD, CODED, FOUR = CELLS = [

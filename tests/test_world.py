@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multi_ipadapter.demo import world
+from multi_ipadapter.demo_world import world
 
 NAMES = tuple(world.ATTRIBUTES)
 PEOPLE = [world.identity(index) for index in range(500)]

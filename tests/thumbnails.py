@@ -19,13 +19,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from multi_ipadapter.demo import world
-from multi_ipadapter.demo.people import clear_view, portrait, write_references
-from multi_ipadapter.demo.portrait.canvas import Jitter
 from multi_ipadapter.demo.prompt import ADAPTER_FILE, WEIGHT, demo_prompt
 from multi_ipadapter.demo.server import ComfyServer
 from multi_ipadapter.demo.verdict import verdicts
-from multi_ipadapter.demo.world import WEIGHTS_FOLDER
+from multi_ipadapter.demo_world import world
+from multi_ipadapter.demo_world.people import clear_view, portrait, write_references
+from multi_ipadapter.demo_world.portrait.canvas import Jitter
+from multi_ipadapter.demo_world.world import WEIGHTS_FOLDER
 
 from .tiles import DRAWING, INK, MEASURING, PORTRAITS, SIZE, TRAINING, Card, Point
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import description, world
+from ...demo_world import description, world
 
 _CHUNK = 100
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ...demo_world.world import WEIGHTS_FOLDER
 from ...files.tensors import write_safetensors
 from ...nodes import demo_bundle
 from ...nodes import demo_models as models
 from ..scorer import Scorer
-from ..world import WEIGHTS_FOLDER
 from . import adapters, autoencoder, judging, text, unet, vision
 from .initial import initialise
 from .pictures import Pictures, descriptions, drawn

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import description, world
+from ...demo_world import description, world
 from .differentiable import clip_layers
 from .fit import Recipe, fit
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import world
+from ...demo_world import world
 from .differentiable import clip_layers
 from .fit import Recipe, fit
 from .pictures import Pictures

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...demo_world import world
 from ...evaluation.alignment import copy_paste
-from .. import world
 from ..scorer import Judgement
 from .people import People
 

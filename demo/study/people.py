@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import world
+from ...demo_world import world
 from ..build.pictures import Pictures, drawn
 
 REFERENCES, PROMPTS, REAL = 8, 3, 4  # views of each identity, in this order

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import world
+from ...demo_world import world
 from ..prompt import STEPS
 from . import confirmed as confirmed_page
 from . import run

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ...demo_world import world
 from ...evaluation.intervals import Interval
 from ...files.atomic import atomically
-from .. import world
 from .cells import (
     BASE,
     DESCRIBED,

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...demo_world.world import WEIGHTS_FOLDER
 from ...files.tensors import write_safetensors
 from ...models.adapter import MultiIPAdapter
 from ...models.checkpoint import load_adapter
@@ -24,7 +25,6 @@ from ...nodes.training_backbone import training_backbone
 from ...training.config import TrainingConfig
 from ..prompt import STEPS
 from ..scorer import Judgement, Scorer, bundled_scorer, judge
-from ..world import WEIGHTS_FOLDER
 from .cells import BASE, DESCRIBED, RECODED, Cell, Part, without
 from .drawing import Studio
 from .judging import scores

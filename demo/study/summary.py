@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...demo_world import world
 from ...evaluation.frechet import frechet_distance, root_of_features
 from ...evaluation.inception_score import inception_score
 from ...evaluation.intervals import Interval, mean_interval
 from ...evaluation.kernels import kid
-from .. import world
 from .cells import BASE, MAIN, RIVAL, SWEPT, USES, Cell, without
 from .people import PROMPTS, People
 

@@ -1,0 +1,1 @@
+"""The drawn people, and the files of the models that know them."""
