@@ -15,13 +15,13 @@ from ..nodes.binding.encoders import picture_encoder
 from ..nodes.demo_models import DemoConfig, build_clip, build_clip_vision, build_unet, build_vae
 from ..nodes.host.fingerprints import fingerprint
 from ..nodes.training_run import Models
+from ..pictures.folders import open_folders
+from ..pictures.index import PictureIndex
 from ..training.cache import FeatureCache, build_cache
 from ..training.config import TrainingConfig
 from ..training.features import Encoders
-from ..training.folders import open_folders
 from ..training.online import OnlineSource
 from ..training.plan import CacheKey, CacheSpec
-from ..training.records import PictureIndex
 from ..training.sampling import DropOneSampler, Row
 
 REFERENCES = 4

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..files.folder import Skipped
-from ..training.images import BadPictureError
+from ..pictures.decode import BadPictureError
 from .pictures import Picture, Source
 from .store import FeatureStore, Known
 

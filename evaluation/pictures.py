@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..files.folder import SafeFolder, Skipped
 from ..files.names import printable
+from ..pictures.decode import SUFFIXES, BadPictureError, decode
 from ..pictures.pixels import to_bytes
-from ..training.images import SUFFIXES, BadPictureError, decode
 from .resize import resize_to
 
 TENSOR = "tensor"  # format of a picture that never was a file

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..training.records import PictureIndex
+from ..pictures.index import PictureIndex
 
 _STREAM = 21
 _SLUG = re.compile(r"[^\w\-]+")

@@ -21,8 +21,8 @@ from ..figures.sheets import contact_sheet
 from ..files.atomic import atomically, write_whole
 from ..files.names import printable
 from ..models.references import ReferenceEmbeds
-from ..training.images import decode
-from ..training.records import PictureIndex
+from ..pictures.decode import decode
+from ..pictures.index import PictureIndex
 from .sweep import Case, Shot, folder_name
 
 _REFERENCE_SIDE = 1024  # larger ones are kept smaller

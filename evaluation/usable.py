@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..files.folder import Skipped
 from ..files.names import printable
-from ..training.images import BadPictureError
+from ..pictures.decode import BadPictureError
 from . import caveats
 from .extract import Extracted
 from .pictures import PairSource, Source, left_out

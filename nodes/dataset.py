@@ -6,9 +6,9 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.v0_0_2 import io, ui
 
-from ..training.dataset import KINDS, open_dataset
-from ..training.records import require_pairs
-from ..training.report import inspect_dataset, picture_bytes
+from ..pictures.index import require_pairs
+from ..pictures.open import KINDS, open_dataset
+from ..pictures.report import inspect_dataset, picture_bytes
 from .host.folders import changed_at, find_dataset
 from .host.progress import show_text
 from .sockets import CATEGORY, ReferenceDatasetSocket

@@ -14,11 +14,11 @@ import torch
 
 from ..faces.analysis import FaceAnalyser
 from ..faces.insight import MissingPackageError, load_pack
-from ..training.dataset import open_dataset
+from ..pictures.index import PictureIndex, require_pairs
+from ..pictures.open import open_dataset
+from ..pictures.report import inspect_dataset, picture_bytes
 from ..training.job import DEMO, Job
 from ..training.processes import OneProcess
-from ..training.records import PictureIndex, require_pairs
-from ..training.report import inspect_dataset, picture_bytes
 from ..training.run import Result, Watcher
 from ..training.source import Folders
 from .demo_bundle import trained_clip, trained_clip_vision, trained_unet, trained_vae

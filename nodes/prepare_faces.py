@@ -14,8 +14,8 @@ from ..faces.analysis import FaceAnalyser
 from ..faces.prepare import Load, prepare
 from ..faces.results import ORDERS, WHO, Prepared, Settings
 from ..files.names import printable
+from ..pictures.decode import BadPictureError
 from ..pictures.pixels import to_floats
-from ..training.images import BadPictureError
 from .face_sheet import face_sheet
 from .host.folders import changed_below, find_pictures
 from .host.images import to_image

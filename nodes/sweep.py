@@ -16,7 +16,7 @@ from ..evaluation.sweep import choose_cases, parse_numbers, shots
 from ..evaluation.sweep_folder import Sweep
 from ..models.aggregation import AGGREGATIONS
 from ..pictures.fit import FITS
-from ..training.records import PictureIndex
+from ..pictures.index import PictureIndex
 from .drawing import Drawing
 from .encode import MAX_SLOTS
 from .host.fingerprints import fingerprint, patched_fingerprint

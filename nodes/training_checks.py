@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ..training.records import PictureIndex
+from ..pictures.index import PictureIndex
 
 log = logging.getLogger("MultiIPAdapter")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from ..pictures.index import PictureIndex
 from ..training.features import Encoders
 from ..training.job import Job
-from ..training.records import PictureIndex
 from .host.fingerprints import patched_fingerprint
 from .host.memory import unload_models
 

@@ -18,17 +18,17 @@ from ..files.atomic import atomically
 from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from ..models.projection import FACE
 from ..models.references import ReferenceEmbeds
+from ..pictures.decode import BadPictureError, decode
+from ..pictures.index import PictureIndex
 from ..pictures.load import load_picture
 from ..pictures.pixels import to_floats
 from ..training.batch import PictureSource, UnreadableError
 from ..training.checks import check_settings, tell_doubts, tell_skipped
 from ..training.config import MAY_CHANGE
 from ..training.features import Encoders
-from ..training.images import BadPictureError, decode
 from ..training.initial import plan_adapter
 from ..training.job import DataConfig, Job
 from ..training.processes import OneProcess
-from ..training.records import PictureIndex
 from ..training.run import MadeFrom, Result, Run, Watcher, split
 from ..training.source import Folders, open_source
 from ..training.state import check_other_run, disk_errors

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..files.names import printable
-from ..training.images import BadPictureError, decode
-from ..training.records import PictureIndex
+from .decode import BadPictureError, decode
 from .fit import PAD, Region, face_mask, fit_region, render
+from .index import PictureIndex
 
 
 def load_picture(

@@ -14,11 +14,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from multi_ipadapter.models.projection import HIDDEN, POOLED
+from multi_ipadapter.pictures.index import PictureIndex
 from multi_ipadapter.pictures.load import load_picture
 from multi_ipadapter.training.cache import FeatureCache, build_cache
 from multi_ipadapter.training.features import Encoders
 from multi_ipadapter.training.plan import CacheKey, CacheSpec
-from multi_ipadapter.training.records import PictureIndex
 
 # Enough to see a run from end to end in seconds.
 _SETTINGS = {

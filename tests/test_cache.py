@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from multi_ipadapter.models.projection import HIDDEN, POOLED
+from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.runs.streams import SPLIT, numbers
 from multi_ipadapter.training.batch import LATENTS, MASK, collate
 from multi_ipadapter.training.config import TrainingConfig
-from multi_ipadapter.training.dataset import open_dataset
 from multi_ipadapter.training.online import OnlineSource
 from multi_ipadapter.training.sampling import DropOneSampler
 

@@ -43,7 +43,7 @@ import torch
 from torch.nn import functional as F
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.cache import build_cache
-from multi_ipadapter.training.dataset import open_dataset
+from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.training.features import Encoders
 from multi_ipadapter.training.plan import CacheKey, CacheSpec
 

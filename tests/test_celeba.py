@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from multi_ipadapter.pictures.captions import ATTRIBUTES, NO_ATTRIBUTES, celeba_caption
+from multi_ipadapter.pictures.celeba import ALIGNED, WILD
 from multi_ipadapter.pictures.load import load_picture
-from multi_ipadapter.training.captions import ATTRIBUTES, NO_ATTRIBUTES, celeba_caption
-from multi_ipadapter.training.celeba import ALIGNED, WILD
-from multi_ipadapter.training.dataset import open_dataset, recognise
+from multi_ipadapter.pictures.open import open_dataset, recognise
 
 OWNERS = [2880, 2937, 2880, 8692, 2937, 2880, 8692, 5805, 5805]
 PARTS = [0, 0, 0, 1, 0, 0, 1, 2, 2]

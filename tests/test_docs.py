@@ -130,7 +130,7 @@ def test_names_that_the_page_tells_to_extend_are_there():
         ("PictureScores", "evaluation/picture_scores.py"),
         ("SetScores", "evaluation/set_scores.py"),
         ("_detect_projection", "models/checkpoint.py"),
-        ("PictureIndex", "training/records.py"),
+        ("PictureIndex", "pictures/index.py"),
     ):
         assert f"`{name}`" in recipes
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")), name

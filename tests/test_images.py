@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from multi_ipadapter.pictures.decode import MAX_PIXELS, BadPictureError, decode
 from multi_ipadapter.pictures.fit import FITS, face_mask, fit_region, render
 from multi_ipadapter.pictures.load import load_picture
-from multi_ipadapter.training.dataset import open_dataset
-from multi_ipadapter.training.images import MAX_PIXELS, BadPictureError, decode
+from multi_ipadapter.pictures.open import open_dataset
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multi_ipadapter.models.projection import HIDDEN, POOLED
+from multi_ipadapter.pictures.decode import BadPictureError
+from multi_ipadapter.pictures.index import PictureIndex, group
 from multi_ipadapter.training.batch import LATENTS, MASK, collate
 from multi_ipadapter.training.config import TrainingConfig
-from multi_ipadapter.training.images import BadPictureError
 from multi_ipadapter.training.initial import initial_adapter
 from multi_ipadapter.training.online import OnlineSource
-from multi_ipadapter.training.records import PictureIndex, group
 from multi_ipadapter.training.sampling import DropOneSampler, Row, without_bad
 from multi_ipadapter.training.validation import Validator
 

@@ -17,7 +17,7 @@ from multi_ipadapter.evaluation.pictures import (
     PairSource,
     TensorSource,
 )
-from multi_ipadapter.training.images import BadPictureError
+from multi_ipadapter.pictures.decode import BadPictureError
 
 from .evaluation_world import drawn, write_pictures
 

@@ -22,9 +22,9 @@ from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.host.folders import find_dataset
 from multi_ipadapter.nodes.load import FOLDER
 from multi_ipadapter.nodes.training_progress import TrainingBar
-from multi_ipadapter.training.dataset import open_dataset
+from multi_ipadapter.pictures.open import open_dataset
+from multi_ipadapter.pictures.report import inspect_dataset
 from multi_ipadapter.training.loop import Report
-from multi_ipadapter.training.report import inspect_dataset
 from multi_ipadapter.training.run import where_it_begins
 from multi_ipadapter.training.state import checkpoints
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..files.folder import Skipped
-from .records import PictureIndex
+from ..pictures.index import PictureIndex
 from .sampling import Identities, Row
 
 LATENTS, MASK = "latents", "mask"

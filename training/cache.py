@@ -19,6 +19,7 @@ from torch import Tensor
 from ..files.claims import STALE_SECONDS, Claim, remove_stale, take
 from ..files.folder import Skipped
 from ..models.projection import HIDDEN
+from ..pictures.index import PictureIndex, require_pairs
 from .batch import LATENTS, MASK, R
 from .features import Encoded, Encoders, encode_pictures
 from .plan import (
@@ -31,7 +32,6 @@ from .plan import (
     shard_path,
     write_plan,
 )
-from .records import PictureIndex, require_pairs
 from .shards import (
     DamagedShardError,
     Shard,

@@ -10,11 +10,11 @@ from pathlib import Path
 from ..files.folder import Skipped
 from ..models.adapter import MultiIPAdapterConfig
 from ..models.projection import HIDDEN
+from ..pictures.index import PictureIndex
 from .config import TrainingConfig
 from .initial import leaves_public_shapes
 from .job import Job
 from .processes import OneProcess
-from .records import PictureIndex
 from .state import checkpoints
 
 log = logging.getLogger("MultiIPAdapter")

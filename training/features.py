@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..files.names import printable
+from ..pictures.decode import BadPictureError
+from ..pictures.index import PictureIndex
 from ..pictures.load import load_picture
 from .batch import LATENTS, MASK
-from .images import BadPictureError
-from .records import PictureIndex
 
 # Pictures uint8 [b, H, W, 3] -> {"latents": [b, c, h, w], other features: [b, ...]}; a second
 # argument names those that are wanted, so that references cost no pass of the VAE.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..files.folder import Skipped
+from ..pictures.index import PictureIndex
 from .batch import MASK, R, UnreadableError
 from .features import BATCH, Encode, encode_pictures
-from .records import PictureIndex
 from .sampling import without_bad
 
 

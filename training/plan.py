@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files.atomic import atomically
+from ..pictures.index import PictureIndex
 from .batch import LATENTS, MASK
-from .records import PictureIndex
 
 _FORMAT = 1
 _PLAN = "cache.json"

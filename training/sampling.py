@@ -10,9 +10,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from ..files.names import printable
+from ..pictures.index import PictureIndex
 from ..runs import streams
 from .config import TrainingConfig
-from .records import PictureIndex
 
 _MOST_IDENTITIES = 100  # in a row without readable pictures; then the disk is gone, most likely
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..pictures.index import PictureIndex
 from .cache import FeatureCache, OnProgress, ShouldStop, open_cache
 from .features import Encoders
 from .job import DataConfig
 from .online import OnlineSource
 from .plan import CacheKey, CacheSpec
-from .records import PictureIndex
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folder import SafeFolder, Skipped
-from .files import FileStore
-from .records import PictureIndex, Strings, group
+from .file_store import FileStore
+from .index import PictureIndex, Strings, group
 
 SUFFIXES = (".json", ".jsonl")
 _MAX_LINE = 1 << 20

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..files.folder import SafeFolder, Skipped
-from .files import FileStore
-from .images import SUFFIXES
-from .records import PictureIndex, Strings, group
+from .decode import SUFFIXES
+from .file_store import FileStore
+from .index import PictureIndex, Strings, group
 
 _MAX_CAPTION = 4096  # characters; text encoders read far fewer
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from ..files.folder import Skipped
 from ..files.names import printable
-from ..pictures.load import check_picture
-from .images import BadPictureError
-from .records import PictureIndex
+from .decode import BadPictureError
+from .index import PictureIndex
+from .load import check_picture
 
 TINY_SIDE = 64  # pixels; below, a picture says little about anybody
 TINY_BYTES = 512  # what the quick look can tell

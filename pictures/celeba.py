@@ -12,8 +12,8 @@ import numpy as np
 
 from ..files.folder import SafeFolder, Skipped
 from .captions import NO_ATTRIBUTES, celeba_caption
-from .files import FileStore
-from .records import PictureIndex, Strings, group
+from .file_store import FileStore
+from .index import PictureIndex, Strings, group
 
 SPLITS = ("train", "valid", "test")
 IDENTITY, ATTRIBUTES = "identity_CelebA.txt", "list_attr_celeba.txt"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from . import manifest
 from .celeba import ALIGNED, SPLITS, WILD, is_celeba, open_celeba
+from .decode import SUFFIXES
 from .folders import open_folders
-from .images import SUFFIXES
+from .index import PictureIndex, require_pairs
 from .manifest import open_manifest
 from .parquet import open_parquet
-from .records import PictureIndex, require_pairs
 
 KINDS = ("auto", "folder", "celeba", "manifest", "parquet")
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .records import Picture, Strings
+from .index import Picture, Strings
 
 NO_FILE = (-1, 0)
 

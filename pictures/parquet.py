@@ -15,8 +15,8 @@ import numpy as np
 
 from ..files.folder import SafeFolder, Skipped
 from .captions import ATTRIBUTES, celeba_caption
-from .files import NO_FILE, stat_of
-from .records import Picture, PictureIndex, Strings, group
+from .file_store import NO_FILE, stat_of
+from .index import Picture, PictureIndex, Strings, group
 
 IDENTITY_COLUMNS = ("identity", "celeb_id", "identity_id")
 CAPTION_COLUMNS = ("caption", "text")
