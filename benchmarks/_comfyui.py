@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..training.comfyui import put_on_path
+from ..runs.comfyui import put_on_path
 
 THREADS = 1  # on a CPU: processor time of one thread compares best
 

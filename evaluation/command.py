@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ..training.comfyui import find_comfyui
-from ..training.processes import Accelerated, OneProcess, StopSignals, start_processes
+from ..runs.comfyui import find_comfyui
+from ..runs.processes import Accelerated, OneProcess, StopSignals, start_processes
 from .encoders import file_fingerprint
 from .extract import Interrupted
 from .loading import CLIPS, DINOS, LPIPS, NetworkChoice, load_networks

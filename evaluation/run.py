@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..training.processes import OneProcess
+from ..runs.processes import OneProcess
 from . import caveats
 from .extract import Extracted, Interrupted, extract
 from .material import Material

@@ -17,8 +17,8 @@ from ..faces.insight import MissingPackageError, load_pack
 from ..pictures.index import PictureIndex, require_pairs
 from ..pictures.open import open_dataset
 from ..pictures.report import inspect_dataset, picture_bytes
+from ..runs.processes import OneProcess
 from ..training.job import DEMO, Job
-from ..training.processes import OneProcess
 from ..training.run import Result, Watcher
 from ..training.source import Folders
 from .demo_bundle import trained_clip, trained_clip_vision, trained_unet, trained_vae

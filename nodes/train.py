@@ -16,8 +16,8 @@ from ..files.names import free_path, plain_name
 from ..models.aggregation import AGGREGATIONS
 from ..models.checkpoint import save_adapter
 from ..pictures.index import PictureIndex
+from ..runs.metrics import curves
 from ..training.job import FILES, Job, parse_settings, read_job
-from ..training.metrics import curves
 from ..training.source import Folders
 from .host.folders import runs_folder
 from .host.images import to_image

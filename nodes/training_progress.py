@@ -13,9 +13,9 @@ import comfy.utils
 from PIL import Image
 
 from ..figures.line_chart import line_chart, smoothed
-from ..training.history import VALIDATION
+from ..runs.history import VALIDATION
+from ..runs.metrics import curves
 from ..training.loop import Report
-from ..training.metrics import curves
 from ..training.run import Result, Watcher, where_it_begins
 from ..training.validation import ValidationReport
 from .training_events import TrainingEvents

@@ -9,7 +9,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ..files.names import plain_name
-from ..training.history import metrics_csv, run_history
+from ..runs.history import metrics_csv, run_history
 from .host.folders import runs_folder
 from .training_events import newest_status
 

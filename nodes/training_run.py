@@ -22,16 +22,16 @@ from ..pictures.decode import BadPictureError, decode
 from ..pictures.index import PictureIndex
 from ..pictures.load import load_picture
 from ..pictures.pixels import to_floats
+from ..runs.processes import OneProcess
+from ..runs.state import check_other_run, disk_errors
 from ..training.batch import PictureSource, UnreadableError
 from ..training.checks import check_settings, tell_doubts, tell_skipped
 from ..training.config import MAY_CHANGE
 from ..training.features import Encoders
 from ..training.initial import plan_adapter
 from ..training.job import DataConfig, Job
-from ..training.processes import OneProcess
 from ..training.run import MadeFrom, Result, Run, Watcher, split
 from ..training.source import Folders, open_source
-from ..training.state import check_other_run, disk_errors
 from ..training.validation import Case, ValidationReport
 from .binding.encoders import feature_widths, picture_encoder
 from .face_features import check_recogniser

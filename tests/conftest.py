@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from multi_ipadapter.training.comfyui import put_on_path
+from multi_ipadapter.runs.comfyui import put_on_path
 
 COMFYUI_PATH = os.environ.get("COMFYUI_PATH", "")
 if not COMFYUI_PATH:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from multi_ipadapter.training.comfyui import prepare_comfyui
+from multi_ipadapter.runs.comfyui import prepare_comfyui
 
 FROZEN = Path(__file__).with_name("node_contracts.json")
 # Their choices are a user's files, or lists that ComfyUI keeps.

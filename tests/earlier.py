@@ -28,7 +28,7 @@ from multi_ipadapter.nodes.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.reference_files import SaveReferences
 from multi_ipadapter.nodes.sweep import SweepMultiIPAdapter
 from multi_ipadapter.nodes.train import TrainMultiIPAdapter
-from multi_ipadapter.training.metrics import curves, read_metrics
+from multi_ipadapter.runs.metrics import curves, read_metrics
 
 from .people import write_people
 

@@ -18,9 +18,9 @@ from multi_ipadapter.nodes.headless import load_models, train_job
 from multi_ipadapter.nodes.load import FOLDER, LoadMultiIPAdapter
 from multi_ipadapter.nodes.train import SaveMultiIPAdapter
 from multi_ipadapter.pictures.open import open_dataset
+from multi_ipadapter.runs.processes import OneProcess
 from multi_ipadapter.training.command import read_arguments
 from multi_ipadapter.training.features import UnusablePicturesError, encode_pictures
-from multi_ipadapter.training.processes import OneProcess
 from multi_ipadapter.training.run import Watcher
 
 from .builders import apply, assert_says, make_adapter, refusal, sample

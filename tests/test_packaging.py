@@ -46,7 +46,7 @@ DEVELOPMENT += ("assets/draw.py",)
 # Imports all modules of the pack at the front of sys.path and tells which file each came from.
 IMPORT_ALL = """
 import importlib, json, sys
-from multi_ipadapter.training.comfyui import prepare_comfyui
+from multi_ipadapter.runs.comfyui import prepare_comfyui
 prepare_comfyui()
 for name in sys.argv[1:]:
     importlib.import_module(name)

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from multi_ipadapter.models.checkpoint import load_adapter
+from multi_ipadapter.runs.metrics import MetricsFile, curves, read_metrics
+from multi_ipadapter.runs.state import check_other_run, checkpoints
 from multi_ipadapter.training.config import MAY_CHANGE
-from multi_ipadapter.training.metrics import MetricsFile, curves, read_metrics
 from multi_ipadapter.training.run import Watcher
-from multi_ipadapter.training.state import check_other_run, checkpoints
 from multi_ipadapter.training.validation import Interval, ValidationReport
 from multi_ipadapter.training.window import Report
 

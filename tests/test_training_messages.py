@@ -24,9 +24,9 @@ from multi_ipadapter.nodes.load import FOLDER
 from multi_ipadapter.nodes.training_progress import TrainingBar
 from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.pictures.report import inspect_dataset
+from multi_ipadapter.runs.state import checkpoints
 from multi_ipadapter.training.loop import Report
 from multi_ipadapter.training.run import where_it_begins
-from multi_ipadapter.training.state import checkpoints
 
 from .builders import assert_says, make_adapter, refusal
 from .people import jpeg, picture, settings_with, write_people

@@ -22,10 +22,10 @@ from multi_ipadapter.nodes.training_backbone import training_backbone
 from multi_ipadapter.nodes.training_identity import run_fingerprint
 from multi_ipadapter.nodes.unet.kind import check_model
 from multi_ipadapter.nodes.unet.private import private_unet
+from multi_ipadapter.runs.processes import OneProcess
 from multi_ipadapter.runs.streams import SPLIT, numbers
 from multi_ipadapter.training.checks import check_settings, tell_skipped
 from multi_ipadapter.training.job import DataConfig, Job
-from multi_ipadapter.training.processes import OneProcess
 
 from .builders import assert_says, make_adapter, refusal
 from .people import damage, settings_with

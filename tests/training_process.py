@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from multi_ipadapter.training.processes import StopSignals, start_processes
+from multi_ipadapter.runs.processes import StopSignals, start_processes
 from multi_ipadapter.training.run import Watcher
 from tests.training_world import make_run, settings
 

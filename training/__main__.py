@@ -2,7 +2,7 @@
 
 import sys
 
-from .comfyui import prepare_comfyui
+from ..runs.comfyui import prepare_comfyui
 from .command import main
 
 

@@ -11,11 +11,11 @@ from ..files.folder import Skipped
 from ..models.adapter import MultiIPAdapterConfig
 from ..models.projection import HIDDEN
 from ..pictures.index import PictureIndex
+from ..runs.processes import OneProcess
+from ..runs.state import checkpoints
 from .config import TrainingConfig
 from .initial import leaves_public_shapes
 from .job import Job
-from .processes import OneProcess
-from .state import checkpoints
 
 log = logging.getLogger("MultiIPAdapter")
 

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..runs.processes import OneProcess, StopSignals, start_processes
 from .job import DEMO, Job, parse_settings, read_job
 from .loop import Report, TrainingError
-from .processes import OneProcess, StopSignals, start_processes
 from .run import ADAPTER, Result, Watcher, where_it_begins
 
 # Trains a job, resuming it or not, on ComfyUI's models; None when stopped before the first step.

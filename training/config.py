@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..models.aggregation import Aggregation
-from .state import MayChange
+from ..runs.state import MayChange
 
 # The first group shapes the steps to come, so a change is told; it is what the remedies for NaN and
 # for too little memory ask for.

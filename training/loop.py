@@ -17,15 +17,8 @@ from torch import Tensor, nn
 from ..models.adapter import MultiIPAdapter
 from ..models.aggregation import Aggregated
 from ..runs import streams
-from .backbone import Backbone
-from .batch import Batch, FeatureSource, collate, pinned, with_null_images
-from .checks import check_shares
-from .config import MAY_CHANGE, TrainingConfig
-from .objective import Noise, add_noise, draw_noise, min_snr_weight, prediction_target, row_losses
-from .optimizer import build_optimizer, learning_rate_share
-from .processes import OneProcess
-from .sampling import DropOneSampler
-from .state import (
+from ..runs.processes import OneProcess
+from ..runs.state import (
     OtherRunError,
     Progress,
     checkpoints,
@@ -33,6 +26,13 @@ from .state import (
     save_state,
     what_is_left,
 )
+from .backbone import Backbone
+from .batch import Batch, FeatureSource, collate, pinned, with_null_images
+from .checks import check_shares
+from .config import MAY_CHANGE, TrainingConfig
+from .objective import Noise, add_noise, draw_noise, min_snr_weight, prediction_target, row_losses
+from .optimizer import build_optimizer, learning_rate_share
+from .sampling import DropOneSampler
 from .window import Report, Window
 
 log = logging.getLogger("MultiIPAdapter")

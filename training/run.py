@@ -22,6 +22,9 @@ from ..files.lock import take_lock
 from ..models.adapter import MultiIPAdapter
 from ..models.checkpoint import save_adapter
 from ..runs import streams
+from ..runs.metrics import MetricsFile, read_metrics
+from ..runs.processes import OneProcess
+from ..runs.state import disk_errors
 from .backbone import Backbone
 from .batch import FeatureSource, PictureSource
 from .checks import check_new
@@ -29,9 +32,6 @@ from .config import TrainingConfig
 from .features import Encoders
 from .initial import initial_adapter, made_settings
 from .loop import Report, Trainer
-from .metrics import MetricsFile, read_metrics
-from .processes import OneProcess
-from .state import disk_errors
 from .validation import ValidationReport, Validator
 
 log = logging.getLogger("MultiIPAdapter")

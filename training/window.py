@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..runs.processes import OneProcess
 from .config import TrainingConfig
-from .processes import OneProcess
 
 _MOST_SKIPPED = 10  # steps in a row; at the start a scaler skips a few to find its scale
 

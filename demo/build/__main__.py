@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...training.comfyui import prepare_comfyui
+from ...runs.comfyui import prepare_comfyui
 
 # glibc gives large blocks back to the kernel after each step and then waits for new ones.
 _MALLOC = {

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...training.comfyui import prepare_comfyui
+from ...runs.comfyui import prepare_comfyui
 
 # compared: all ways to train and to aggregate. confirmed: what the demo ships, on other people.
 PARTS = ("compared", "confirmed")
