@@ -17,6 +17,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..diffusion.objective import Noise, add_noise, draw_noise, prediction_target
 from ..models.projection import HIDDEN
 from ..nodes.host.memory import copies_for_autograd
 from ..nodes.unet.attention import core_attention
@@ -29,7 +30,6 @@ from ..training.batch import LATENTS
 from ..training.config import TrainingConfig
 from ..training.initial import initial_adapter
 from ..training.loop import autocast
-from ..training.objective import Noise, add_noise, draw_noise, prediction_target
 from ..training.sampling import Row
 from ._training_world import FIT, World
 

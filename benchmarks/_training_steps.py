@@ -16,18 +16,18 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..diffusion.backbone import Backbone
+from ..diffusion.objective import Noise, draw_noise
 from ..models.projection import HIDDEN
 from ..nodes.training_backbone import training_backbone
 from ..nodes.training_progress import TrainingBar
 from ..pictures.load import load_picture
 from ..runs.metrics import MetricsFile
 from ..runs.streams import step_noise
-from ..training.backbone import Backbone
 from ..training.batch import FeatureSource, collate
 from ..training.config import TrainingConfig
 from ..training.initial import initial_adapter
 from ..training.loop import Report, Trainer
-from ..training.objective import Noise, draw_noise
 from ._timing import Quiet, Summary, interleaved, ratios, summarise
 from ._training_plain import PlainLoop, picture_numbers
 from ._training_world import FIT, FixedReferences, World

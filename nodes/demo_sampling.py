@@ -10,8 +10,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..diffusion.backbone import Backbone, Text
 from ..models.aggregation import Aggregated
-from ..training.backbone import Backbone, Text
 
 
 class Condition(NamedTuple):

@@ -13,10 +13,10 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
+from ..diffusion.backbone import Backbone, Text
 from ..faces.analysis import FaceAnalyser
 from ..models.aggregation import Aggregated
 from ..models.attention import add_image_attention, attend_by_products
-from ..training.backbone import Backbone, Text
 from ..training.config import TrainingConfig
 from .binding.encoders import null_features, text_encoder
 from .host.memory import copies_for_autograd, unload_models

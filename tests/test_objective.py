@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from multi_ipadapter.runs.streams import step_noise
-from multi_ipadapter.training.config import TrainingConfig
-from multi_ipadapter.training.job import parse_settings, read_job
-from multi_ipadapter.training.objective import (
+from multi_ipadapter.diffusion.objective import (
     Noise,
     add_noise,
     draw_noise,
@@ -16,6 +13,9 @@ from multi_ipadapter.training.objective import (
     prediction_target,
     row_losses,
 )
+from multi_ipadapter.runs.streams import step_noise
+from multi_ipadapter.training.config import TrainingConfig
+from multi_ipadapter.training.job import parse_settings, read_job
 
 from .builders import assert_says, refusal
 

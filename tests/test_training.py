@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from multi_ipadapter.diffusion.objective import Noise, draw_noise
 from multi_ipadapter.models.adapter import MultiIPAdapter
 from multi_ipadapter.models.projection import POOLED
 from multi_ipadapter.nodes.key_values import LoadedAdapter
@@ -15,7 +16,6 @@ from multi_ipadapter.runs.streams import step_noise
 from multi_ipadapter.training.batch import collate
 from multi_ipadapter.training.initial import initial_adapter
 from multi_ipadapter.training.loop import NotFiniteError, Trainer, TrainingError
-from multi_ipadapter.training.objective import Noise, draw_noise
 from multi_ipadapter.training.sampling import Row
 from multi_ipadapter.training.validation import Validator
 

@@ -14,6 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..diffusion.backbone import Backbone
+from ..diffusion.objective import (
+    Noise,
+    add_noise,
+    draw_noise,
+    min_snr_weight,
+    prediction_target,
+    row_losses,
+)
 from ..models.adapter import MultiIPAdapter
 from ..models.aggregation import Aggregated
 from ..runs import streams
@@ -26,11 +35,9 @@ from ..runs.state import (
     save_state,
     what_is_left,
 )
-from .backbone import Backbone
 from .batch import Batch, FeatureSource, collate, pinned, with_null_images
 from .checks import check_shares
 from .config import MAY_CHANGE, TrainingConfig
-from .objective import Noise, add_noise, draw_noise, min_snr_weight, prediction_target, row_losses
 from .optimizer import build_optimizer, learning_rate_share
 from .sampling import DropOneSampler
 from .window import Report, Window

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from ..diffusion.backbone import Backbone
 from ..files.atomic import atomically
 from ..files.lock import take_lock
 from ..models.adapter import MultiIPAdapter
@@ -25,7 +26,6 @@ from ..runs import streams
 from ..runs.metrics import MetricsFile, read_metrics
 from ..runs.processes import OneProcess
 from ..runs.state import disk_errors
-from .backbone import Backbone
 from .batch import FeatureSource, PictureSource
 from .checks import check_new
 from .config import TrainingConfig

@@ -18,13 +18,13 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from ..diffusion.backbone import Backbone
+from ..diffusion.objective import Noise, add_noise, prediction_target, row_losses
 from ..models.adapter import MultiIPAdapter
 from ..models.aggregation import Aggregated
 from ..runs import streams
-from .backbone import Backbone
 from .batch import LATENTS, FeatureSource, pad, read_rows, with_null_images
 from .config import TrainingConfig
-from .objective import Noise, add_noise, prediction_target, row_losses
 from .sampling import Identities
 
 TIMESTEPS = 8  # per identity, spread over the schedule

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...diffusion.backbone import Backbone
 from ...models.adapter import MultiIPAdapter
 from ...nodes.demo_sampling import Condition, sample_rows, weighted
-from ...training.backbone import Backbone
 from ..build.pictures import descriptions
 from ..prompt import STEPS
 from .cells import DESCRIBED, RECODED, Cell

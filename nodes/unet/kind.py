@@ -8,7 +8,7 @@ import comfy.model_patcher
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 
-from ...training.backbone import Prediction
+from ...diffusion.backbone import Prediction
 from .sites import cross_attention_sites
 
 _PREDICTIONS: dict[type, Prediction] = {EPS: "epsilon", V_PREDICTION: "v_prediction"}

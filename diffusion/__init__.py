@@ -1,0 +1,1 @@
+"""The frozen diffusion model as plain callables, and its loss."""
