@@ -18,10 +18,10 @@ from ..nodes.training_run import Models
 from ..pictures.folders import open_folders
 from ..pictures.index import PictureIndex
 from ..training.cache import FeatureCache, build_cache
+from ..training.cache_plan import CacheKey, CacheSpec
 from ..training.config import TrainingConfig
 from ..training.features import Encoders
 from ..training.online import OnlineSource
-from ..training.plan import CacheKey, CacheSpec
 from ..training.sampling import DropOneSampler, Row
 
 REFERENCES = 4

@@ -45,7 +45,7 @@ from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.cache import build_cache
 from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.training.features import Encoders
-from multi_ipadapter.training.plan import CacheKey, CacheSpec
+from multi_ipadapter.training.cache_plan import CacheKey, CacheSpec
 
 {encode}
 

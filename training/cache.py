@@ -21,8 +21,7 @@ from ..files.folder import Skipped
 from ..models.projection import HIDDEN
 from ..pictures.index import PictureIndex, require_pairs
 from .batch import LATENTS, MASK, R
-from .features import Encoded, Encoders, encode_pictures
-from .plan import (
+from .cache_plan import (
     CacheKey,
     CacheSpec,
     Plan,
@@ -32,6 +31,7 @@ from .plan import (
     shard_path,
     write_plan,
 )
+from .features import Encoded, Encoders, encode_pictures
 from .shards import (
     DamagedShardError,
     Shard,

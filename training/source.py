@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..pictures.index import PictureIndex
 from .cache import FeatureCache, OnProgress, ShouldStop, open_cache
+from .cache_plan import CacheKey, CacheSpec
 from .features import Encoders
 from .job import DataConfig
 from .online import OnlineSource
-from .plan import CacheKey, CacheSpec
 
 
 @dataclass(frozen=True)
