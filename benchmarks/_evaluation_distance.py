@@ -10,8 +10,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from ..evaluation.frechet import frechet_distance, frechet_distance_from_features, root_of
-from ..evaluation.statistics import gaussian_of
+from ..evaluation.metrics.frechet import frechet_distance, frechet_distance_from_features, root_of
+from ..evaluation.metrics.statistics import gaussian_of
 from ._timing import Quiet, Summary, interleaved, ratios, seconds, summarise
 
 DIM = 2048

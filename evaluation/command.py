@@ -21,12 +21,12 @@ from .extract import Interrupted
 from .loading import CLIPS, DINOS, LPIPS, NetworkChoice, load_networks
 from .manifest import read_generated
 from .networks.face import MissingPackageError
-from .pictures import FolderSource
 from .plan import METRICS, parse_metrics
 from .report import write_csv, write_json
 from .request import MIXED_SIZES, Request
 from .resize import MODES
 from .run import evaluate
+from .sources import FolderSource
 from .store import remove_features
 
 _TIMEOUT = timedelta(days=1)  # one process computes the metrics while the others wait

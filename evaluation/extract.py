@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..files.folder import Skipped
 from ..pictures.decode import BadPictureError
-from .pictures import Picture, Source
+from .sources import Picture, Source
 from .store import FeatureStore, Known
 
 _THREADS = 4

@@ -8,8 +8,8 @@ from typing import Any
 
 from . import caveats
 from .extract import Extracted
-from .intervals import mean_interval
 from .manifest import Entry
+from .metrics.intervals import mean_interval
 from .plan import Pass, served_by
 from .report import Value
 from .request import Request

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from . import caveats
-from .alignment import (
+from .material import Material, Scores
+from .metrics.alignment import (
     clip_score,
     copy_paste,
     identity_similarity,
@@ -16,7 +17,6 @@ from .alignment import (
     nearest_reference_margin,
     text_alignment,
 )
-from .material import Material, Scores
 from .plan import GENERATED, REFERENCES, STAND_INS, TARGET_PAIRS, TARGETS, target_pairs
 
 _BLOCK = 1024  # pictures compared with texts, or scored, at a time

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .manifest import Entry, GeneratedSet
-from .pictures import PairSource, Source
+from .sources import PairSource, Source
 
 GENERATED, REAL, REFERENCES, TARGETS = "generated", "real", "references", "targets"
 TARGET_PAIRS, DIVERSITY_PAIRS = "pairs with targets", "pairs of one prompt"

@@ -15,12 +15,12 @@ from ..runs.processes import OneProcess
 from . import caveats
 from .extract import Extracted, Interrupted, extract
 from .material import Material
-from .pictures import PairSource, Source
+from .metrics.statistics import Provenance, load_statistics
 from .plan import BY_STATISTICS, METRICS, REAL, PairDistance, Pass, all_sources, passes_of
 from .points import points
 from .report import EvaluationReport, NetworkUse
 from .request import Request
-from .statistics import Provenance, load_statistics
+from .sources import PairSource, Source
 from .store import FeatureStore
 from .usable import use_sources
 

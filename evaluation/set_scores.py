@@ -11,8 +11,9 @@ from torch import Tensor
 
 from . import caveats
 from .extract import Extracted
-from .features import Rows
-from .frechet import (
+from .material import Material
+from .metrics.features import Rows
+from .metrics.frechet import (
     FID_INFINITY_MINIMUM,
     Root,
     fid_infinity,
@@ -20,19 +21,18 @@ from .frechet import (
     root_of,
     root_of_features,
 )
-from .inception_score import inception_score
-from .kernels import cmmd, kid
-from .manifold import PrecisionRecall, precision_recall
-from .material import Material
-from .plan import BY_STATISTICS, DIVERSITY_PAIRS, GENERATED, REAL, diversity_pairs
-from .report import Value
-from .statistics import (
+from .metrics.inception_score import inception_score
+from .metrics.kernels import cmmd, kid
+from .metrics.manifold import PrecisionRecall, precision_recall
+from .metrics.statistics import (
     Gaussian,
     GaussianStatistics,
     Provenance,
     load_statistics,
     save_statistics,
 )
+from .plan import BY_STATISTICS, DIVERSITY_PAIRS, GENERATED, REAL, diversity_pairs
+from .report import Value
 
 
 def gaussian_of(extracted: Extracted, numbers: Sequence[int]) -> Gaussian:

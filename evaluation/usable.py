@@ -10,10 +10,10 @@ from ..files.names import printable
 from ..pictures.decode import BadPictureError
 from . import caveats
 from .extract import Extracted
-from .pictures import PairSource, Source, left_out
 from .plan import GENERATED, METRICS, REAL, REFERENCES, TARGETS, Pass
 from .report import SourceUse
 from .request import Request
+from .sources import PairSource, Source, left_out
 
 
 def use_sources(

@@ -13,12 +13,12 @@ from comfy_api.v0_0_2 import io, ui
 from ..evaluation.figures import table
 from ..evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
 from ..evaluation.manifest import GeneratedSet, generated_from_batches, read_generated
-from ..evaluation.pictures import FolderSource, Source, TensorSource
 from ..evaluation.plan import METRICS, parse_metrics
 from ..evaluation.report import EvaluationReport, write_csv, write_json
 from ..evaluation.request import MIXED_SIZES, Request
 from ..evaluation.resize import MODES
 from ..evaluation.run import evaluate
+from ..evaluation.sources import FolderSource, Source, TensorSource
 from ..evaluation.store import remove_features
 from .host.folders import (
     STATISTICS,

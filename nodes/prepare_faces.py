@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..evaluation.pictures import FolderSource, Source, TensorSource
+from ..evaluation.sources import FolderSource, Source, TensorSource
 from ..faces.align import CROPS, MARGIN
 from ..faces.analysis import FaceAnalyser
 from ..faces.prepare import Load, prepare

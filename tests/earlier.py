@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from multi_ipadapter.evaluation.statistics import Provenance, gaussian_of, save_statistics
+from multi_ipadapter.evaluation.metrics.statistics import Provenance, gaussian_of, save_statistics
 from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.demo_models import (
     DemoConfig,

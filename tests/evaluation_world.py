@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from multi_ipadapter.evaluation.pictures import TensorSource
 from multi_ipadapter.evaluation.request import Request
+from multi_ipadapter.evaluation.sources import TensorSource
 
 
 class Network:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from multi_ipadapter.evaluation.alignment import (
+from multi_ipadapter.evaluation.metrics.alignment import (
     clip_score,
     copy_paste,
     cosine_of_mean,

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from multi_ipadapter.evaluation.statistics import gaussian_of, load_statistics
+from multi_ipadapter.evaluation.metrics.statistics import gaussian_of, load_statistics
 from multi_ipadapter.models.references import load_references
 
 from .earlier import (

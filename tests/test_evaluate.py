@@ -11,19 +11,19 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from multi_ipadapter.evaluation import alignment
 from multi_ipadapter.evaluation.extract import Interrupted
-from multi_ipadapter.evaluation.frechet import frechet_distance_from_features
-from multi_ipadapter.evaluation.inception_score import inception_score
-from multi_ipadapter.evaluation.kernels import cmmd, kid
 from multi_ipadapter.evaluation.manifest import (
     generated_from_batches,
     read_generated,
 )
-from multi_ipadapter.evaluation.manifold import precision_recall
-from multi_ipadapter.evaluation.pictures import TensorSource
+from multi_ipadapter.evaluation.metrics import alignment
+from multi_ipadapter.evaluation.metrics.frechet import frechet_distance_from_features
+from multi_ipadapter.evaluation.metrics.inception_score import inception_score
+from multi_ipadapter.evaluation.metrics.kernels import cmmd, kid
+from multi_ipadapter.evaluation.metrics.manifold import precision_recall
 from multi_ipadapter.evaluation.plan import PER_IMAGE
 from multi_ipadapter.evaluation.run import evaluate
+from multi_ipadapter.evaluation.sources import TensorSource
 
 from .evaluation_world import (
     Network,

@@ -9,17 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from multi_ipadapter.evaluation import extract, features, kernels, manifold
+from multi_ipadapter.evaluation import extract
 from multi_ipadapter.evaluation.manifest import (
     Entry,
     GeneratedSet,
     generated_from_batches,
     read_generated,
 )
-from multi_ipadapter.evaluation.pictures import FolderSource, ListSource, TensorSource
+from multi_ipadapter.evaluation.metrics import features, kernels, manifold
 from multi_ipadapter.evaluation.plan import METRICS
 from multi_ipadapter.evaluation.report import EvaluationReport
 from multi_ipadapter.evaluation.run import evaluate
+from multi_ipadapter.evaluation.sources import FolderSource, ListSource, TensorSource
 from multi_ipadapter.evaluation.store import FeatureStore
 
 from .evaluation_world import (

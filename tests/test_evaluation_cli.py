@@ -19,10 +19,10 @@ from multi_ipadapter.evaluation.command import main
 from multi_ipadapter.evaluation.loading import load_networks
 from multi_ipadapter.evaluation.manifest import read_generated
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
-from multi_ipadapter.evaluation.pictures import FolderSource
 from multi_ipadapter.evaluation.report import read_json
 from multi_ipadapter.evaluation.request import Request
 from multi_ipadapter.evaluation.run import evaluate
+from multi_ipadapter.evaluation.sources import FolderSource
 
 from .conftest import COMFYUI_PATH
 from .evaluation_world import write_pictures

@@ -13,7 +13,7 @@ from PIL import Image
 
 from multi_ipadapter.evaluation import extract as module
 from multi_ipadapter.evaluation.extract import Interrupted, extract
-from multi_ipadapter.evaluation.pictures import FolderSource, Picture, TensorSource
+from multi_ipadapter.evaluation.sources import FolderSource, Picture, TensorSource
 from multi_ipadapter.evaluation.store import FeatureStore, remove_features
 
 from .evaluation_world import Network, drawn, write_pictures
@@ -227,7 +227,7 @@ STREAM = f"""
 import sys, threading, time
 import psutil, torch
 from multi_ipadapter.evaluation.extract import extract
-from multi_ipadapter.evaluation.pictures import Picture
+from multi_ipadapter.evaluation.sources import Picture
 from multi_ipadapter.evaluation.store import FeatureStore
 from multi_ipadapter.evaluation.set_scores import gaussian_of
 

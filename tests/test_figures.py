@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageColor
 
 from multi_ipadapter.evaluation.figures import alignment_scatter, metric_chart, table
-from multi_ipadapter.evaluation.pictures import TensorSource
 from multi_ipadapter.evaluation.report import EvaluationReport, Point, Value
 from multi_ipadapter.evaluation.sheets import xy_sheet
+from multi_ipadapter.evaluation.sources import TensorSource
 from multi_ipadapter.figures.axes import COLOURS, Axes, font, shortened
 from multi_ipadapter.figures.sheets import contact_sheet, ranked_strip
 

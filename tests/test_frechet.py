@@ -9,14 +9,14 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from multi_ipadapter.evaluation.frechet import (
+from multi_ipadapter.evaluation.metrics.frechet import (
     fid_infinity,
     frechet_distance,
     frechet_distance_from_features,
     root_of,
     root_of_features,
 )
-from multi_ipadapter.evaluation.statistics import Gaussian, gaussian_of
+from multi_ipadapter.evaluation.metrics.statistics import Gaussian, gaussian_of
 
 from .builders import assert_says, refusal
 from .features import random_features

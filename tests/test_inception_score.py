@@ -8,7 +8,7 @@ import torch
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torchmetrics.image.inception import InceptionScore
 
-from multi_ipadapter.evaluation.inception_score import inception_score
+from multi_ipadapter.evaluation.metrics.inception_score import inception_score
 
 from .builders import assert_says, refusal
 

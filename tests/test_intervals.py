@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from multi_ipadapter.evaluation.intervals import mean_interval
+from multi_ipadapter.evaluation.metrics.intervals import mean_interval
 
 from .builders import assert_says, refusal
 

@@ -9,8 +9,8 @@ import torch
 from torch_fidelity.metric_kid import kernel_mmd, kid_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from multi_ipadapter.evaluation import kernels
-from multi_ipadapter.evaluation.kernels import cmmd, kid, mmd2_polynomial
+from multi_ipadapter.evaluation.metrics import kernels
+from multi_ipadapter.evaluation.metrics.kernels import cmmd, kid, mmd2_polynomial
 
 from .builders import assert_says, refusal
 from .features import random_features

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from multi_ipadapter.evaluation import manifold
-from multi_ipadapter.evaluation.manifold import precision_recall
+from multi_ipadapter.evaluation.metrics import manifold
+from multi_ipadapter.evaluation.metrics.manifold import precision_recall
 
 from .builders import assert_says, refusal
 from .features import random_features

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import nodes
-from multi_ipadapter.evaluation.pictures import (
+from multi_ipadapter.evaluation.sources import (
     FolderSource,
     ListSource,
     PairSource,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multi_ipadapter.evaluation.statistics import (
+from multi_ipadapter.evaluation.metrics.statistics import (
     Gaussian,
     GaussianStatistics,
     Provenance,

@@ -30,7 +30,7 @@ from multi_ipadapter.demo.study.results import HOLDS, Found, write
 from multi_ipadapter.demo.study.side_by_side import side_by_side
 from multi_ipadapter.demo.study.summary import claims, ranking, summarise
 from multi_ipadapter.demo_world import world
-from multi_ipadapter.evaluation.intervals import Interval
+from multi_ipadapter.evaluation.metrics.intervals import Interval
 
 DOCS = Path(__file__).parents[1] / "docs"
 PEOPLE, WIDTH = 40, 4

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ...evaluation.intervals import Interval
+from ...evaluation.metrics.intervals import Interval
 from ...files.atomic import atomically
 from .cells import (
     BASE,

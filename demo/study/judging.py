@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...demo_world import world
-from ...evaluation.alignment import copy_paste
+from ...evaluation.metrics.alignment import copy_paste
 from ..scorer import Judgement
 from .people import People
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ...demo_world import world
-from ...evaluation.intervals import Interval
+from ...evaluation.metrics.intervals import Interval
 from ...files.atomic import atomically
 from .cells import (
     BASE,

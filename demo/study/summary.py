@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ...demo_world import world
-from ...evaluation.frechet import frechet_distance, root_of_features
-from ...evaluation.inception_score import inception_score
-from ...evaluation.intervals import Interval, mean_interval
-from ...evaluation.kernels import kid
+from ...evaluation.metrics.frechet import frechet_distance, root_of_features
+from ...evaluation.metrics.inception_score import inception_score
+from ...evaluation.metrics.intervals import Interval, mean_interval
+from ...evaluation.metrics.kernels import kid
 from .cells import BASE, MAIN, RIVAL, SWEPT, USES, Cell, without
 from .people import PROMPTS, People
 

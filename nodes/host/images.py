@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...evaluation.pictures import TensorSource
+from ...evaluation.sources import TensorSource
 from ...pictures.pixels import to_bytes, to_floats
 
 

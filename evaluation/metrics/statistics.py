@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files.atomic import atomically
+from ...files.atomic import atomically
 from .features import blocks, check_features, check_width
 
 FORMAT = 1
