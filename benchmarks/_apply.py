@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..nodes.key_values import LoadedAdapter
+from ..nodes.steering.key_values import LoadedAdapter
 from ..nodes.steering.steer import Steering, steer
 from ._models import plus_adapter, references, sdxl_unet
 from ._timing import Quiet, Summary, interleaved, seconds, summarise

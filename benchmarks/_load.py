@@ -17,7 +17,7 @@ from torch import nn
 
 from ..models.adapter import MultiIPAdapter
 from ..models.checkpoint import detect_config, save_adapter
-from ..nodes.load import FOLDER, LoadMultiIPAdapter
+from ..nodes.steering.load import FOLDER, LoadMultiIPAdapter
 from ._models import plus_adapter, sdxl_unet
 from ._timing import Quiet, Summary, interleaved, seconds, summarise
 

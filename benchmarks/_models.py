@@ -13,7 +13,7 @@ from ..models.checkpoint import build_adapter
 from ..models.projection import HIDDEN, ProjectionConfig
 from ..models.references import ReferenceEmbeds
 from ..nodes.demo_models import DemoConfig, build_unet
-from ..nodes.key_values import LoadedAdapter
+from ..nodes.steering.key_values import LoadedAdapter
 from ..nodes.unet.sites import cross_attention_sites
 
 # ip-adapter-plus_sd15 and ip-adapter-plus_sdxl_vit-h: 16 tokens from the hidden states of ViT-H.

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..models.aggregation import AGGREGATIONS
 from ..models.projection import HIDDEN
 from ..models.references import ReferenceEmbeds
-from ..nodes.key_values import LoadedAdapter
+from ..nodes.steering.key_values import LoadedAdapter
 from ..nodes.steering.steer import Steering, steer
 from ..nodes.unet.attention import core_attention
 from ..nodes.unet.sites import cross_attention_sites

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from ..diffusion.objective import Noise, add_noise, draw_noise, prediction_target
 from ..models.projection import HIDDEN
 from ..nodes.host.memory import copies_for_autograd
+from ..nodes.steering.vision import encode_null
 from ..nodes.unet.attention import core_attention
 from ..nodes.unet.private import private_unet, text_weights
 from ..nodes.unet.sites import cross_attention_sites
-from ..nodes.vision import encode_null
 from ..pictures.load import load_picture
 from ..runs.streams import step_noise
 from ..training.batch import LATENTS

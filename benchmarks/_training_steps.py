@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..diffusion.backbone import Backbone
 from ..diffusion.objective import Noise, draw_noise
 from ..models.projection import HIDDEN
-from ..nodes.training_backbone import training_backbone
+from ..nodes.binding.backbone import training_backbone
 from ..nodes.training_progress import TrainingBar
 from ..pictures.load import load_picture
 from ..runs.metrics import MetricsFile

@@ -8,22 +8,22 @@ import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..files.names import SUFFIX
-from . import reference_files
-from .apply import ApplyMultiIPAdapter
 from .class_word import ClassWord
 from .dataset import ReferenceDataset
 from .demo import DemoModels
 from .demo_references import DemoReferences
-from .encode import EncodeReferenceImages
 from .evaluate import EvaluatePictures
 from .evaluation_report import ReportFigures
 from .face_analysis import LoadFaceAnalysis
 from .host import folders
-from .load import FOLDER, LoadMultiIPAdapter
 from .prepare_faces import PrepareFaces
 from .rank import RankPictures
-from .reference_files import LoadReferences, SaveReferences
 from .score import ScorePairs
+from .steering import reference_files
+from .steering.apply import ApplyMultiIPAdapter
+from .steering.encode import EncodeReferenceImages
+from .steering.load import FOLDER, LoadMultiIPAdapter
+from .steering.reference_files import LoadReferences, SaveReferences
 from .sweep import SweepMultiIPAdapter
 from .train import SaveMultiIPAdapter, TrainMultiIPAdapter
 from .training_routes import add_routes

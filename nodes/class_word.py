@@ -12,8 +12,8 @@ from ..evaluation.class_words import TEMPLATE, WORDS, WordScore, rank_words, sen
 from ..evaluation.loading import CLIPS, NetworkChoice
 from .host.images import pixels_of
 from .host.progress import show_text
+from .host.wires import CATEGORY
 from .metric_networks import metric_networks
-from .sockets import CATEGORY
 
 _BATCH = 16
 

@@ -11,7 +11,7 @@ from ..pictures.open import KINDS, open_dataset
 from ..pictures.report import inspect_dataset, picture_bytes
 from .host.folders import changed_at, find_dataset
 from .host.progress import show_text
-from .sockets import CATEGORY, ReferenceDatasetSocket
+from .host.wires import CATEGORY, ReferenceDatasetSocket
 
 
 class ReferenceDataset(io.ComfyNode):

@@ -11,7 +11,7 @@ from .demo_bundle import (
     trained_unet,
     trained_vae,
 )
-from .sockets import CATEGORY, MultiIPAdapterSocket
+from .host.wires import CATEGORY, MultiIPAdapterSocket
 
 
 class DemoModels(io.ComfyNode):

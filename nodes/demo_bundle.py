@@ -16,7 +16,7 @@ from ..demo_world.world import WEIGHTS_FOLDER
 from ..files.tensors import read_tensors
 from ..models.checkpoint import load_adapter
 from . import demo_models as models
-from .key_values import LoadedAdapter
+from .steering.key_values import LoadedAdapter
 
 ADAPTER = "adapter.safetensors"
 _TABLE = "text_model.embeddings.token_embedding.weight"

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from ..models.projection import ProjectionConfig
-from .key_values import LoadedAdapter
+from .steering.key_values import LoadedAdapter
 from .unet.sites import cross_attention_sites
 
 _SD1_LAYOUT = {

@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 from ..demo_world import world
 from ..demo_world.people import WANTED, portrait
 from .host.images import to_image
-from .sockets import CATEGORY
+from .host.wires import CATEGORY
 
 
 class DemoReferences(io.ComfyNode):

@@ -29,9 +29,9 @@ from .host.folders import (
 )
 from .host.images import to_image
 from .host.progress import Progress, cancelled
+from .host.wires import CATEGORY, EvaluationReportSocket
 from .metric_networks import metric_networks, network_inputs
 from .report_view import report_view
-from .sockets import CATEGORY, EvaluationReportSocket
 
 
 class EvaluatePictures(io.ComfyNode):

@@ -15,8 +15,8 @@ from ..evaluation.report_figures import (
 )
 from .host.folders import figures_directory, find_pictures
 from .host.images import to_image
+from .host.wires import CATEGORY, EvaluationReportSocket, refuse_unknown
 from .report_view import report_view
-from .sockets import CATEGORY, EvaluationReportSocket, refuse_unknown
 
 MAX_REPORTS = 16
 

@@ -20,8 +20,8 @@ from ..faces.insight import (
     load_pack,
     pack_files,
 )
+from .host.wires import CATEGORY, FaceAnalysisSocket
 from .mediapipe_faces import MissingMediaPipeError, load_mediapipe, mediapipe_files
-from .sockets import CATEGORY, FaceAnalysisSocket
 
 log = logging.getLogger("MultiIPAdapter")
 

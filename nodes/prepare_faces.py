@@ -20,7 +20,7 @@ from .face_sheet import face_sheet
 from .host.folders import changed_below, find_pictures
 from .host.images import to_image
 from .host.progress import Progress, cancelled, show_text
-from .sockets import CATEGORY, JOIN_PICTURES, FaceAnalysisSocket, refuse_unknown
+from .host.wires import CATEGORY, JOIN_PICTURES, FaceAnalysisSocket, refuse_unknown
 
 MAX_SLOTS = 64
 

@@ -26,8 +26,8 @@ from ..evaluation.request import Request
 from ..evaluation.run import evaluate
 from .host.images import to_image
 from .host.progress import Progress, cancelled, show_text
+from .host.wires import CATEGORY
 from .metric_networks import metric_networks, network_inputs
-from .sockets import CATEGORY
 
 ORDERS = ("best first", "as they came")
 

@@ -9,8 +9,8 @@ from ..evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
 from ..evaluation.pair_scores import PAIR_METRICS, PairScorer, mean_of, text_of_pairs
 from .host.images import pixels_of
 from .host.progress import cancelled, show_text
+from .host.wires import CATEGORY
 from .metric_networks import metric_networks, network_inputs
-from .sockets import CATEGORY
 
 
 class ScorePairs(io.ComfyNode):

@@ -17,17 +17,17 @@ from ..evaluation.sweep_folder import Sweep
 from ..models.aggregation import AGGREGATIONS
 from ..pictures.fit import FITS
 from ..pictures.index import PictureIndex
-from .drawing import Drawing
-from .encode import MAX_SLOTS
+from .host.drawing import Drawing
 from .host.fingerprints import fingerprint, patched_fingerprint
 from .host.folders import evaluation_directory
 from .host.images import to_image
 from .host.memory import unload_models
 from .host.progress import Progress, cancelled
-from .key_values import LoadedAdapter
-from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
+from .host.wires import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
+from .steering.encode import MAX_SLOTS
+from .steering.key_values import LoadedAdapter
+from .steering.vision import check_encoder
 from .sweep_run import Checkpoint, Given, SweepDrawer
-from .vision import check_encoder
 
 
 class SweepMultiIPAdapter(io.ComfyNode):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..evaluation.sweep import Shot
 from ..models.references import ReferenceEmbeds
-from .drawing import Drawing, draw, encode_prompt
+from .host.drawing import Drawing, draw, encode_prompt
 from .host.images import to_picture
-from .key_values import LoadedAdapter
+from .steering.key_values import LoadedAdapter
 from .steering.steer import Steering, steer
-from .vision import encode, encode_null
+from .steering.vision import encode, encode_null
 
 
 @dataclass(frozen=True)

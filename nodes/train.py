@@ -21,14 +21,14 @@ from ..training.job import FILES, Job, parse_settings, read_job
 from ..training.source import Folders
 from .host.folders import runs_folder
 from .host.images import to_image
-from .key_values import LoadedAdapter
-from .load import FOLDER
-from .sockets import (
+from .host.wires import (
     CATEGORY,
     FaceAnalysisSocket,
     MultiIPAdapterSocket,
     ReferenceDatasetSocket,
 )
+from .steering.key_values import LoadedAdapter
+from .steering.load import FOLDER
 from .training_events import TrainingEvents
 from .training_progress import TrainingBar, draw_chart
 from .training_run import Models, Outcome, train_adapter

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..figures.sheets import contact_sheet
 from ..models.adapter import MultiIPAdapter
 from ..models.references import ReferenceEmbeds
-from .drawing import Drawing, draw, encode_prompt
+from .host.drawing import Drawing, draw, encode_prompt
 from .host.images import to_picture
 from .host.memory import LOADING
-from .key_values import LoadedAdapter
+from .steering.key_values import LoadedAdapter
 from .steering.steer import Steering, steer
 
 COUNTS = (1, 2, 4)

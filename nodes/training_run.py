@@ -33,11 +33,11 @@ from ..training.job import DataConfig, Job
 from ..training.run import MadeFrom, Result, Run, Watcher, split
 from ..training.source import Folders, open_source
 from ..training.validation import Case, ValidationReport
+from .binding.backbone import training_backbone
 from .binding.encoders import feature_widths, picture_encoder
-from .face_features import check_recogniser
 from .host.fingerprints import fingerprint
 from .host.memory import unload_models
-from .training_backbone import training_backbone
+from .steering.face_features import check_recogniser
 from .training_checks import tell_long_captions
 from .training_identity import run_fingerprint
 from .training_preview import Preview, PreviewCase

@@ -40,7 +40,7 @@ from multi_ipadapter.nodes.demo_models import (  # noqa: E402
     build_unet,
     build_vae,
 )
-from multi_ipadapter.nodes.load import FOLDER  # noqa: E402
+from multi_ipadapter.nodes.steering.load import FOLDER  # noqa: E402
 from multi_ipadapter.pictures.open import open_dataset  # noqa: E402
 
 # The models are so small that a second thread mostly waits; on a busy machine it waits for long.

@@ -24,8 +24,8 @@ from multi_ipadapter.nodes.demo_models import (
     build_unet,
     build_vae,
 )
-from multi_ipadapter.nodes.encode import EncodeReferenceImages
-from multi_ipadapter.nodes.reference_files import SaveReferences
+from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
+from multi_ipadapter.nodes.steering.reference_files import SaveReferences
 from multi_ipadapter.nodes.sweep import SweepMultiIPAdapter
 from multi_ipadapter.nodes.train import TrainMultiIPAdapter
 from multi_ipadapter.runs.metrics import curves, read_metrics

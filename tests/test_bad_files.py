@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.models.references import ReferenceEmbeds
-from multi_ipadapter.nodes.load import LoadMultiIPAdapter
-from multi_ipadapter.nodes.reference_files import LoadReferences, SaveReferences
+from multi_ipadapter.nodes.steering.load import LoadMultiIPAdapter
+from multi_ipadapter.nodes.steering.reference_files import LoadReferences, SaveReferences
 
 from .builders import (
     PLUS,

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from multi_ipadapter.faces.quality import measure
 from multi_ipadapter.models.projection import ProjectionConfig
-from multi_ipadapter.nodes.encode import EncodeReferenceImages
-from multi_ipadapter.nodes.reference_files import LoadReferences, SaveReferences
+from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
+from multi_ipadapter.nodes.steering.reference_files import LoadReferences, SaveReferences
 from multi_ipadapter.pictures.pixels import to_bytes
 
 from .builders import LINEAR, apply, assert_says, make_adapter, make_images, refusal, sample

@@ -13,10 +13,10 @@ from scipy import ndimage
 from server import PromptServer
 from torch.nn import functional as F
 
-from multi_ipadapter.nodes.encode import EncodeReferenceImages
-from multi_ipadapter.nodes.face_features import read_faces
 from multi_ipadapter.nodes.prepare_faces import PrepareFaces
-from multi_ipadapter.nodes.reference_files import LoadReferences, SaveReferences
+from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
+from multi_ipadapter.nodes.steering.face_features import read_faces
+from multi_ipadapter.nodes.steering.reference_files import LoadReferences, SaveReferences
 from multi_ipadapter.pictures.pixels import to_bytes
 
 from .builders import apply, assert_says, make_adapter

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from multi_ipadapter.models.checkpoint import build_adapter, detect_config, load_adapter
 from multi_ipadapter.models.references import ReferenceEmbeds
-from multi_ipadapter.nodes.key_values import LoadedAdapter
+from multi_ipadapter.nodes.steering.key_values import LoadedAdapter
 
 from .builders import apply, sample
 from .diffusers_models import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multi_ipadapter.nodes.layers import PRESETS, layer_shares
+from multi_ipadapter.nodes.steering.layers import PRESETS, layer_shares
 from multi_ipadapter.nodes.unet.sites import cross_attention_sites
 
 from .builders import apply, encode, make_adapter, make_images, patches_of

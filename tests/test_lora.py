@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from multi_ipadapter.models.checkpoint import load_adapter, save_adapter
 from multi_ipadapter.models.references import ReferenceEmbeds
-from multi_ipadapter.nodes.key_values import LoadedAdapter
-from multi_ipadapter.nodes.lora import weight_names
+from multi_ipadapter.nodes.steering.key_values import LoadedAdapter
+from multi_ipadapter.nodes.unet.lora import weight_names
 from multi_ipadapter.nodes.unet.private import private_unet
 
 from .builders import apply, assert_says, refusal, sample, state_of

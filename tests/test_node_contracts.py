@@ -19,8 +19,8 @@ from comfy_api.v0_0_2 import io
 
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.models.references import save_references
-from multi_ipadapter.nodes.load import LoadMultiIPAdapter
-from multi_ipadapter.nodes.reference_files import LoadReferences
+from multi_ipadapter.nodes.steering.load import LoadMultiIPAdapter
+from multi_ipadapter.nodes.steering.reference_files import LoadReferences
 
 from . import contracts
 from .builders import PLUS, apply, encode, make_adapter, make_images, patches_of, sample

@@ -7,8 +7,8 @@ import pytest
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingContinuousV
 
-from multi_ipadapter.nodes.key_values import LoadedAdapter
-from multi_ipadapter.nodes.routing import RowRouter
+from multi_ipadapter.nodes.steering.key_values import LoadedAdapter
+from multi_ipadapter.nodes.unet.routing import RowRouter
 from nodes import ConditioningCombine, ConditioningSetArea  # ComfyUI's own
 
 from .builders import apply, condition, encode, make_adapter, make_images, sample

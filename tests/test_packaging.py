@@ -106,13 +106,13 @@ def nodes_there(clean):
 
 
 def module_of(name: str) -> str:
-    """`nodes/apply.py` is multi_ipadapter.nodes.apply."""
+    """`nodes/steering/apply.py` is multi_ipadapter.nodes.steering.apply."""
     parts = ("multi_ipadapter", *PurePosixPath(name).with_suffix("").parts)
     return ".".join(part for part in parts if part != "__init__")
 
 
 def package_of(name: str) -> str:
-    """`nodes/apply.py` and `nodes/__init__.py` are in multi_ipadapter.nodes."""
+    """`nodes/steering/apply.py` and `nodes/__init__.py` are in multi_ipadapter.nodes."""
     return module_of(str(PurePosixPath(name).parent / "__init__.py"))
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from multi_ipadapter.models.checkpoint import load_adapter
 from multi_ipadapter.models.references import ReferenceEmbeds
-from multi_ipadapter.nodes.key_values import LoadedAdapter
+from multi_ipadapter.nodes.steering.key_values import LoadedAdapter
 
 from .builders import apply, patches_of, sample
 from .diffusers_models import CONTEXT, image_layers, nested, noise, sd15_pair, sdxl_pair

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
-from multi_ipadapter.nodes.patch import Attn2Replace
+from multi_ipadapter.nodes.steering.patch import Attn2Replace
 
 from .builders import apply, encode, make_adapter, make_images, patches_of
 from .oracle import difference, expected, one_call, sees

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from server import PromptServer
 
-from multi_ipadapter.nodes.reference_thumbnails import FOLDER, SIDE, thumbnails
+from multi_ipadapter.nodes.steering.reference_thumbnails import FOLDER, SIDE, thumbnails
 
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.2, 0.8)
 

@@ -13,7 +13,7 @@ from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg, PerpNeg
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 
-from multi_ipadapter.nodes.routing import guider_roles
+from multi_ipadapter.nodes.unet.routing import guider_roles
 from nodes import (  # ComfyUI's own
     ConditioningAverage,
     ConditioningCombine,

@@ -22,7 +22,7 @@ from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.demo_models import DemoConfig, build_clip_vision, build_unet
 from multi_ipadapter.nodes.headless import load_models
 from multi_ipadapter.nodes.host.folders import find_dataset
-from multi_ipadapter.nodes.load import FOLDER, LoadMultiIPAdapter
+from multi_ipadapter.nodes.steering.load import FOLDER, LoadMultiIPAdapter
 from multi_ipadapter.nodes.train import SaveMultiIPAdapter, TrainMultiIPAdapter
 from multi_ipadapter.nodes.training_progress import TrainingBar
 from multi_ipadapter.training.batch import LATENTS, MASK

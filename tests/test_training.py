@@ -10,8 +10,8 @@ import torch
 from multi_ipadapter.diffusion.objective import Noise, draw_noise
 from multi_ipadapter.models.adapter import MultiIPAdapter
 from multi_ipadapter.models.projection import POOLED
-from multi_ipadapter.nodes.key_values import LoadedAdapter
-from multi_ipadapter.nodes.training_backbone import training_backbone
+from multi_ipadapter.nodes.binding.backbone import training_backbone
+from multi_ipadapter.nodes.steering.key_values import LoadedAdapter
 from multi_ipadapter.runs.streams import step_noise
 from multi_ipadapter.training.batch import collate
 from multi_ipadapter.training.initial import initial_adapter

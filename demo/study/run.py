@@ -20,8 +20,8 @@ from ...files.tensors import write_safetensors
 from ...models.adapter import MultiIPAdapter
 from ...models.checkpoint import load_adapter
 from ...nodes import demo_bundle
+from ...nodes.binding.backbone import training_backbone
 from ...nodes.binding.encoders import FEATURES, picture_encoder
-from ...nodes.training_backbone import training_backbone
 from ...training.config import TrainingConfig
 from ..prompt import STEPS
 from ..scorer import Judgement, Scorer, bundled_scorer, judge

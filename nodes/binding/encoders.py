@@ -14,9 +14,9 @@ from ...faces.analysis import EMBEDDING, FaceAnalyser
 from ...models.projection import FACE, HIDDEN, POOLED
 from ...pictures.pixels import to_floats
 from ...training.batch import LATENTS, pinned
-from ..face_features import embed_pictures
 from ..host.memory import LOADING, copies_for_autograd
-from ..vision import encode, encode_null
+from ..steering.face_features import embed_pictures
+from ..steering.vision import encode, encode_null
 
 FEATURES = (POOLED, HIDDEN)
 # About 4,500 captions of SD1.x or 1,600 of SDXL on a machine with 16 GB.

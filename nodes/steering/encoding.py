@@ -10,9 +10,9 @@ from torch import Tensor
 from ...faces.analysis import FaceAnalyser
 from ...models.projection import FACE, HIDDEN, POOLED
 from ...models.references import ReferenceEmbeds, parse_weights
-from ..face_features import check_analyser, encode_faces
-from ..key_values import LoadedAdapter
-from ..vision import check_encoder, check_images, check_widths, encode, encode_null
+from .face_features import check_analyser, encode_faces
+from .key_values import LoadedAdapter
+from .vision import check_encoder, check_images, check_widths, encode, encode_null
 
 
 def encode_references(

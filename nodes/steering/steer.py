@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ...models.projection import FACE
 from ...models.references import ReferenceEmbeds
-from ..face_features import warn_of_recogniser
-from ..key_values import LoadedAdapter
-from ..layers import layer_shares
-from ..lora import add_lora
-from ..patch import RegionMask, add_to_model
-from ..routing import RowRouter
+from ..unet.lora import add_lora
+from ..unet.routing import RowRouter
 from ..unet.sites import matching_sites
+from .face_features import warn_of_recogniser
+from .key_values import LoadedAdapter
+from .layers import layer_shares
+from .patch import RegionMask, add_to_model
 
 log = logging.getLogger("MultiIPAdapter")
 

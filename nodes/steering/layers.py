@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .unet.sites import Site
+from ..unet.sites import Site
 
 # Spatial transformers (counted as the UNet runs them) and their share of the weight.
 # SDXL: InstantStyle, arXiv 2404.02733, section 3.3. SD1.x has no published table of its own: its

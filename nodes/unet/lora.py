@@ -10,7 +10,7 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
-from ..models.lora import Lora
+from ...models.lora import Lora
 
 _PREFIX = "diffusion_model."
 _ADDED = "multi_ipadapter_lora"  # attachment: strength by id of what was added

@@ -8,9 +8,9 @@ import comfy.ops
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..models.checkpoint import load_adapter
+from ...models.checkpoint import load_adapter
+from ..host.wires import CATEGORY, MultiIPAdapterSocket
 from .key_values import LoadedAdapter
-from .sockets import CATEGORY, MultiIPAdapterSocket
 
 FOLDER = "ipadapter"
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..faces.align import aligned_transform, warp
-from ..faces.analysis import Face, FaceAnalyser
-from ..faces.find import is_usable, main_face
-from ..faces.quality import measure
-from ..models.projection import FACE, HIDDEN, ProjectionConfig
-from ..models.references import ReferenceEmbeds, average_face
-from ..pictures.pixels import to_bytes, to_floats
-from ..training.features import UnusablePicturesError
+from ...faces.align import aligned_transform, warp
+from ...faces.analysis import Face, FaceAnalyser
+from ...faces.find import is_usable, main_face
+from ...faces.quality import measure
+from ...models.projection import FACE, HIDDEN, ProjectionConfig
+from ...models.references import ReferenceEmbeds, average_face
+from ...pictures.pixels import to_bytes, to_floats
+from ...training.features import UnusablePicturesError
 from .key_values import LoadedAdapter
 from .vision import encode, encode_null
 

@@ -12,8 +12,8 @@ import folder_paths
 from server import PromptServer
 from torch import Tensor
 
-from ..files.atomic import atomically
-from .host.images import to_picture
+from ...files.atomic import atomically
+from ..host.images import to_picture
 
 FOLDER = "multi_ipadapter"  # in ComfyUI's folder for temporary files
 SIDE = 128

@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
-from ..models.aggregation import AGGREGATIONS
-from ..models.references import ReferenceEmbeds
+from ...models.aggregation import AGGREGATIONS
+from ...models.references import ReferenceEmbeds
+from ..host.wires import CATEGORY, MultiIPAdapterSocket, ReferenceEmbedsSocket
 from .key_values import LoadedAdapter
 from .layers import PRESETS
-from .sockets import CATEGORY, MultiIPAdapterSocket, ReferenceEmbedsSocket
-from .steering.steer import Steering, steer
+from .steer import Steering, steer
 
 
 class ApplyMultiIPAdapter(io.ComfyNode):

@@ -12,10 +12,10 @@ import comfy.model_patcher
 import torch
 from torch import Tensor
 
-from ..models.adapter import MultiIPAdapter
-from ..models.aggregation import Aggregated
-from ..models.lora import fingerprint
-from ..models.references import ReferenceEmbeds
+from ...models.adapter import MultiIPAdapter
+from ...models.aggregation import Aggregated
+from ...models.lora import fingerprint
+from ...models.references import ReferenceEmbeds
 
 
 class LayerKeyValues(NamedTuple):

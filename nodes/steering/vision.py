@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.checkpoint import encoder_name
-from ..models.projection import FACE, HIDDEN, POOLED, ProjectionConfig
-from ..pictures.fit import check_fit
+from ...models.checkpoint import encoder_name
+from ...models.projection import FACE, HIDDEN, POOLED, ProjectionConfig
+from ...pictures.fit import check_fit
 
 BATCH = 16
 

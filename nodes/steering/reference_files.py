@@ -8,9 +8,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..files.names import free_path, plain_name
-from ..models.references import ReferenceEmbeds, load_references, save_references
-from .sockets import CATEGORY, ReferenceEmbedsSocket
+from ...files.names import free_path, plain_name
+from ...models.references import ReferenceEmbeds, load_references, save_references
+from ..host.wires import CATEGORY, ReferenceEmbedsSocket
 
 FOLDER = "ipadapter_references"
 

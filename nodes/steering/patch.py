@@ -12,11 +12,11 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.attention import add_image_attention
+from ...models.attention import add_image_attention
+from ..unet.attention import core_attention
+from ..unet.routing import WRAPPER_PREFIX, RowRouter, Rows, tell_roles
+from ..unet.sites import Site
 from .key_values import LayerKeyValues
-from .routing import WRAPPER_PREFIX, RowRouter, Rows, tell_roles
-from .unet.attention import core_attention
-from .unet.sites import Site
 
 CLONE_KEY = "multi_ipadapter"
 

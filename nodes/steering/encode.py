@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..faces.analysis import FaceAnalyser
-from ..pictures.fit import FITS
-from .face_features import FACE_EMBEDDINGS
-from .host.progress import show_text
-from .key_values import LoadedAdapter
-from .reference_thumbnails import thumbnails
-from .sockets import (
+from ...faces.analysis import FaceAnalyser
+from ...pictures.fit import FITS
+from ..host.progress import show_text
+from ..host.wires import (
     CATEGORY,
     JOIN_PICTURES,
     FaceAnalysisSocket,
@@ -18,7 +15,10 @@ from .sockets import (
     ReferenceEmbedsSocket,
     refuse_unknown,
 )
-from .steering.encoding import encode_references
+from .encoding import encode_references
+from .face_features import FACE_EMBEDDINGS
+from .key_values import LoadedAdapter
+from .reference_thumbnails import thumbnails
 
 MAX_SLOTS = 64
 

@@ -13,17 +13,17 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from ..diffusion.backbone import Backbone, Text
-from ..faces.analysis import FaceAnalyser
-from ..models.aggregation import Aggregated
-from ..models.attention import add_image_attention, attend_by_products
-from ..training.config import TrainingConfig
-from .binding.encoders import null_features, text_encoder
-from .host.memory import copies_for_autograd, unload_models
-from .unet.attention import core_attention
-from .unet.kind import check_model
-from .unet.private import checkpoint_transformers, private_unet, text_weights
-from .unet.sites import Site, cross_attention_sites
+from ...diffusion.backbone import Backbone, Text
+from ...faces.analysis import FaceAnalyser
+from ...models.aggregation import Aggregated
+from ...models.attention import add_image_attention, attend_by_products
+from ...training.config import TrainingConfig
+from ..host.memory import copies_for_autograd, unload_models
+from ..unet.attention import core_attention
+from ..unet.kind import check_model
+from ..unet.private import checkpoint_transformers, private_unet, text_weights
+from ..unet.sites import Site, cross_attention_sites
+from .encoders import null_features, text_encoder
 
 LAYERS_KEY, PROBE_KEY = "multi_ipadapter_layers", "multi_ipadapter_probe"
 _SMALL = 128 * 128  # logits of a head up to which products beat the fused attention on a CPU
