@@ -12,7 +12,7 @@ from ..models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from ..models.checkpoint import build_adapter
 from ..models.projection import HIDDEN, ProjectionConfig
 from ..models.references import ReferenceEmbeds
-from ..nodes.demo_models import DemoConfig, build_unet
+from ..nodes.demo.tiny_models import DemoConfig, build_unet
 from ..nodes.steering.key_values import LoadedAdapter
 from ..nodes.unet.sites import cross_attention_sites
 

@@ -18,8 +18,8 @@ import folder_paths  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402
 
-from ..nodes.face_analysis import LoadFaceAnalysis  # noqa: E402
-from ..nodes.prepare_faces import PrepareFaces  # noqa: E402
+from ..nodes.faces.analysis import LoadFaceAnalysis  # noqa: E402
+from ..nodes.faces.prepare import PrepareFaces  # noqa: E402
 from ._load_memory import peak_memory  # noqa: E402
 
 

@@ -20,7 +20,7 @@ from ..diffusion.backbone import Backbone
 from ..diffusion.objective import Noise, draw_noise
 from ..models.projection import HIDDEN
 from ..nodes.binding.backbone import training_backbone
-from ..nodes.training_progress import TrainingBar
+from ..nodes.training.progress import TrainingBar
 from ..pictures.load import load_picture
 from ..runs.metrics import MetricsFile
 from ..runs.streams import step_noise

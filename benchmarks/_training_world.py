@@ -12,9 +12,15 @@ from PIL import Image
 
 from ..models.projection import HIDDEN, POOLED
 from ..nodes.binding.encoders import picture_encoder
-from ..nodes.demo_models import DemoConfig, build_clip, build_clip_vision, build_unet, build_vae
+from ..nodes.demo.tiny_models import (
+    DemoConfig,
+    build_clip,
+    build_clip_vision,
+    build_unet,
+    build_vae,
+)
 from ..nodes.host.fingerprints import fingerprint
-from ..nodes.training_run import Models
+from ..nodes.training.run import Models
 from ..pictures.folders import open_folders
 from ..pictures.index import PictureIndex
 from ..training.cache import FeatureCache, build_cache

@@ -1,4 +1,4 @@
-// Rows of a report (nodes/report_view.py) -> a table that sorts by any of its columns.
+// Rows of a report (nodes/evaluation/report_view.py) -> a table that sorts by any of its columns.
 
 import { element } from "./widgets.js";
 

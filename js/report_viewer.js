@@ -74,7 +74,7 @@ class Viewer {
     [this.values, this.warnings, this.figures].forEach(keepWheel);
   }
 
-  // Output of the node as nodes/report_view.py describes it.
+  // Output of the node as nodes/evaluation/report_view.py describes it.
   show(output) {
     this.shown = true;
     const rows = output.report?.flat() ?? [];

@@ -8,25 +8,25 @@ import folder_paths
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..files.names import SUFFIX
-from .class_word import ClassWord
-from .dataset import ReferenceDataset
-from .demo import DemoModels
-from .demo_references import DemoReferences
-from .evaluate import EvaluatePictures
-from .evaluation_report import ReportFigures
-from .face_analysis import LoadFaceAnalysis
+from .demo.models import DemoModels
+from .demo.references import DemoReferences
+from .evaluation.class_word import ClassWord
+from .evaluation.evaluate import EvaluatePictures
+from .evaluation.rank import RankPictures
+from .evaluation.report import ReportFigures
+from .evaluation.score import ScorePairs
+from .evaluation.sweep import SweepMultiIPAdapter
+from .faces.analysis import LoadFaceAnalysis
+from .faces.prepare import PrepareFaces
 from .host import folders
-from .prepare_faces import PrepareFaces
-from .rank import RankPictures
-from .score import ScorePairs
 from .steering import reference_files
 from .steering.apply import ApplyMultiIPAdapter
 from .steering.encode import EncodeReferenceImages
 from .steering.load import FOLDER, LoadMultiIPAdapter
 from .steering.reference_files import LoadReferences, SaveReferences
-from .sweep import SweepMultiIPAdapter
-from .train import SaveMultiIPAdapter, TrainMultiIPAdapter
-from .training_routes import add_routes
+from .training.dataset import ReferenceDataset
+from .training.routes import add_routes
+from .training.train import SaveMultiIPAdapter, TrainMultiIPAdapter
 
 
 class MultiIPAdapterExtension(ComfyExtension):

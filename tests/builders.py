@@ -10,7 +10,7 @@ import torch
 
 from multi_ipadapter.models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from multi_ipadapter.models.projection import ProjectionConfig
-from multi_ipadapter.nodes.demo_models import randomise
+from multi_ipadapter.nodes.demo.tiny_models import randomise
 from multi_ipadapter.nodes.steering.apply import ApplyMultiIPAdapter
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.steering.key_values import LoadedAdapter

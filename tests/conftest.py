@@ -31,9 +31,8 @@ from multi_ipadapter.demo.prompt import ADAPTER_FILE  # noqa: E402
 from multi_ipadapter.demo.server import ComfyServer  # noqa: E402
 from multi_ipadapter.demo_world.world import WEIGHTS_FOLDER  # noqa: E402
 from multi_ipadapter.nodes import MultiIPAdapterExtension  # noqa: E402
-from multi_ipadapter.nodes.dataset import ReferenceDataset  # noqa: E402
-from multi_ipadapter.nodes.demo_bundle import ADAPTER  # noqa: E402
-from multi_ipadapter.nodes.demo_models import (  # noqa: E402
+from multi_ipadapter.nodes.demo.bundle import ADAPTER  # noqa: E402
+from multi_ipadapter.nodes.demo.tiny_models import (  # noqa: E402
     DemoConfig,
     build_clip,
     build_clip_vision,
@@ -41,6 +40,7 @@ from multi_ipadapter.nodes.demo_models import (  # noqa: E402
     build_vae,
 )
 from multi_ipadapter.nodes.steering.load import FOLDER  # noqa: E402
+from multi_ipadapter.nodes.training.dataset import ReferenceDataset  # noqa: E402
 from multi_ipadapter.pictures.open import open_dataset  # noqa: E402
 
 # The models are so small that a second thread mostly waits; on a busy machine it waits for long.

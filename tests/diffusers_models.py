@@ -11,7 +11,7 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from safetensors.torch import load_file
 from torch import Tensor
 
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_unet
 
 from .builders import SDXL_LAYOUT, Sdxl
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from multi_ipadapter.evaluation.metrics.statistics import Provenance, gaussian_of, save_statistics
-from multi_ipadapter.nodes.dataset import ReferenceDataset
-from multi_ipadapter.nodes.demo_models import (
+from multi_ipadapter.nodes.demo.tiny_models import (
     DemoConfig,
     build_adapter,
     build_clip,
@@ -24,10 +23,11 @@ from multi_ipadapter.nodes.demo_models import (
     build_unet,
     build_vae,
 )
+from multi_ipadapter.nodes.evaluation.sweep import SweepMultiIPAdapter
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.steering.reference_files import SaveReferences
-from multi_ipadapter.nodes.sweep import SweepMultiIPAdapter
-from multi_ipadapter.nodes.train import TrainMultiIPAdapter
+from multi_ipadapter.nodes.training.dataset import ReferenceDataset
+from multi_ipadapter.nodes.training.train import TrainMultiIPAdapter
 from multi_ipadapter.runs.metrics import curves, read_metrics
 
 from .people import write_people

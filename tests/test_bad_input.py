@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from multi_ipadapter.models.projection import ProjectionConfig
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_clip_vision
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_clip_vision
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
 
 from .builders import (

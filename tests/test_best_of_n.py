@@ -19,13 +19,13 @@ from multi_ipadapter.evaluation.networks.clip import load_clip
 from multi_ipadapter.evaluation.networks.dino import load_dino
 from multi_ipadapter.evaluation.networks.lpips import load_lpips
 from multi_ipadapter.evaluation.ranking import mixed, parse_mix, scores_of
-from multi_ipadapter.nodes import rank as rank_node
-from multi_ipadapter.nodes.class_word import ClassWord
-from multi_ipadapter.nodes.evaluate import EvaluatePictures
+from multi_ipadapter.nodes.evaluation import rank as rank_node
+from multi_ipadapter.nodes.evaluation.class_word import ClassWord
+from multi_ipadapter.nodes.evaluation.evaluate import EvaluatePictures
+from multi_ipadapter.nodes.evaluation.metric_networks import metric_networks
+from multi_ipadapter.nodes.evaluation.rank import RankPictures
+from multi_ipadapter.nodes.evaluation.score import ScorePairs
 from multi_ipadapter.nodes.host.images import pixels_of
-from multi_ipadapter.nodes.metric_networks import metric_networks
-from multi_ipadapter.nodes.rank import RankPictures
-from multi_ipadapter.nodes.score import ScorePairs
 
 from .face_graphs import paint, write_pack
 from .network_files import randomise

@@ -13,7 +13,7 @@ from PIL import Image
 
 from multi_ipadapter.demo.prompt import ADAPTER_FILE
 from multi_ipadapter.models.checkpoint import save_adapter
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_adapter
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_adapter
 
 from .browser import front_end  # noqa: F401
 from .graphs import difference, prompt_for, render, upload_portraits

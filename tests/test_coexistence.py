@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_unet
 
 from .builders import apply, encode, make_adapter, make_images, patches_of, sample
 from .oracle import SD1_LAYERS, SDXL_LAYERS, difference, expected, one_call, recorded, sees

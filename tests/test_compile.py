@@ -13,7 +13,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 from torch._dynamo.utils import counters
 
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_unet
 
 from .builders import apply, encode, make_adapter, make_images, sample
 from .oracle import difference

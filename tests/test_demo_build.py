@@ -14,7 +14,8 @@ from multi_ipadapter.demo.build.initial import initialise
 from multi_ipadapter.demo.build.pictures import drawn
 from multi_ipadapter.demo.scorer import Scorer, judge
 from multi_ipadapter.demo_world import world
-from multi_ipadapter.nodes import demo_bundle, demo_models
+from multi_ipadapter.nodes.demo import bundle as demo_bundle
+from multi_ipadapter.nodes.demo import tiny_models as demo_models
 
 RECIPE = fit.Recipe(steps=12, batch_size=4, learning_rate=0.05, warmup=2, ema=0.5)
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 
 from multi_ipadapter.demo_world import world
 from multi_ipadapter.demo_world.people import WANTED, clear_view, portrait
-from multi_ipadapter.nodes.demo_references import DemoReferences
+from multi_ipadapter.nodes.demo.references import DemoReferences
 
 
 def test_references_truth_and_caption_are_of_one_held_out_person():

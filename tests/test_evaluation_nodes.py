@@ -16,13 +16,13 @@ from multi_ipadapter.evaluation.networks.inception import InceptionModule
 from multi_ipadapter.evaluation.ranking import rank
 from multi_ipadapter.evaluation.report import read_json
 from multi_ipadapter.nodes import MultiIPAdapterExtension
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_adapter
-from multi_ipadapter.nodes.evaluate import EvaluatePictures
-from multi_ipadapter.nodes.evaluation_report import ReportFigures
-from multi_ipadapter.nodes.metric_networks import CONNECTED, CoreClipVision
-from multi_ipadapter.nodes.rank import RankPictures, select_latents
-from multi_ipadapter.nodes.score import ScorePairs
-from multi_ipadapter.nodes.sweep import SweepMultiIPAdapter
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_adapter
+from multi_ipadapter.nodes.evaluation.evaluate import EvaluatePictures
+from multi_ipadapter.nodes.evaluation.metric_networks import CONNECTED, CoreClipVision
+from multi_ipadapter.nodes.evaluation.rank import RankPictures, select_latents
+from multi_ipadapter.nodes.evaluation.report import ReportFigures
+from multi_ipadapter.nodes.evaluation.score import ScorePairs
+from multi_ipadapter.nodes.evaluation.sweep import SweepMultiIPAdapter
 
 from .evaluation_world import drawn, write_pictures
 from .network_files import randomise

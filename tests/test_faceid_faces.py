@@ -13,7 +13,7 @@ from scipy import ndimage
 from server import PromptServer
 from torch.nn import functional as F
 
-from multi_ipadapter.nodes.prepare_faces import PrepareFaces
+from multi_ipadapter.nodes.faces.prepare import PrepareFaces
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.steering.face_features import read_faces
 from multi_ipadapter.nodes.steering.reference_files import LoadReferences, SaveReferences

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from multi_ipadapter.faces.quality import measure
-from multi_ipadapter.nodes.face_analysis import load_analyser
+from multi_ipadapter.nodes.faces.analysis import load_analyser
 
 from .builders import assert_says, make_adapter
 from .face_graphs import paint, shape, write_pack

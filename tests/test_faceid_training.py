@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.models.projection import ProjectionConfig
-from multi_ipadapter.nodes.dataset import ReferenceDataset
-from multi_ipadapter.nodes.headless import load_models, train_job
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.steering.load import FOLDER, LoadMultiIPAdapter
-from multi_ipadapter.nodes.train import SaveMultiIPAdapter
+from multi_ipadapter.nodes.training.dataset import ReferenceDataset
+from multi_ipadapter.nodes.training.headless import load_models, train_job
+from multi_ipadapter.nodes.training.train import SaveMultiIPAdapter
 from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.runs.processes import OneProcess
 from multi_ipadapter.training.command import read_arguments

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from multi_ipadapter.faces.align import aligned_transform, template
 from multi_ipadapter.faces.analysis import Face
-from multi_ipadapter.nodes.face_analysis import LoadFaceAnalysis, load_analyser
-from multi_ipadapter.nodes.mediapipe_faces import (
+from multi_ipadapter.nodes.faces.analysis import LoadFaceAnalysis, load_analyser
+from multi_ipadapter.nodes.faces.mediapipe import (
     MissingMediaPipeError,
     five_points,
     load_mediapipe,
 )
-from multi_ipadapter.nodes.prepare_faces import PrepareFaces
+from multi_ipadapter.nodes.faces.prepare import PrepareFaces
 
 from .face_graphs import shape, write_pack
 

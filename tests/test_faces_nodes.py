@@ -16,9 +16,9 @@ from PIL import Image
 
 from multi_ipadapter.faces.insight import InsightFace, MissingPackError
 from multi_ipadapter.faces.prepare import NoFacesError
-from multi_ipadapter.nodes.face_analysis import LoadFaceAnalysis, load_analyser, packs
-from multi_ipadapter.nodes.mediapipe_faces import MissingMediaPipeError
-from multi_ipadapter.nodes.prepare_faces import PrepareFaces
+from multi_ipadapter.nodes.faces.analysis import LoadFaceAnalysis, load_analyser, packs
+from multi_ipadapter.nodes.faces.mediapipe import MissingMediaPipeError
+from multi_ipadapter.nodes.faces.prepare import PrepareFaces
 
 from .face_graphs import write_pack, write_recogniser
 from .test_faces_align import of_insightface

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import nodes
-from multi_ipadapter.nodes import metric_networks
+from multi_ipadapter.nodes.evaluation import metric_networks
+from multi_ipadapter.nodes.evaluation.rank import RankPictures
+from multi_ipadapter.nodes.evaluation.score import ScorePairs
 from multi_ipadapter.nodes.host.images import to_image, to_picture
-from multi_ipadapter.nodes.rank import RankPictures
-from multi_ipadapter.nodes.score import ScorePairs
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
 from multi_ipadapter.pictures.pixels import to_bytes, to_floats
 

@@ -6,7 +6,7 @@ import comfy.ldm.modules.attention as core_attention
 import pytest
 import torch
 
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_unet
 from multi_ipadapter.nodes.steering.patch import Attn2Replace
 
 from .builders import apply, encode, make_adapter, make_images, patches_of

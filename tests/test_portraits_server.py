@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from spandrel import ModelLoader
 
 from multi_ipadapter.demo.prompt import node
-from multi_ipadapter.nodes.demo_models import DemoConfig
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig
 
 from .face_graphs import write_pack
 from .graphs import with_inputs

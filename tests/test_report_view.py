@@ -6,7 +6,7 @@ import json
 import math
 
 from multi_ipadapter.evaluation.report import EvaluationReport, Point, Value
-from multi_ipadapter.nodes.report_view import report_view
+from multi_ipadapter.nodes.evaluation.report_view import report_view
 
 
 def report_of(*points, warnings=()):

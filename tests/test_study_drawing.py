@@ -12,7 +12,7 @@ from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, Cell, withou
 from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo_world.world import WEIGHTS_FOLDER
 from multi_ipadapter.models.checkpoint import load_adapter
-from multi_ipadapter.nodes import demo_bundle
+from multi_ipadapter.nodes.demo import bundle as demo_bundle
 from multi_ipadapter.nodes.steering.apply import ApplyMultiIPAdapter
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages as Encode
 from multi_ipadapter.nodes.steering.key_values import LoadedAdapter

@@ -18,13 +18,13 @@ from safetensors import safe_open
 from multi_ipadapter.models.adapter import MultiIPAdapter
 from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.nodes.binding.encoders import picture_encoder
-from multi_ipadapter.nodes.dataset import ReferenceDataset
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_clip_vision, build_unet
-from multi_ipadapter.nodes.headless import load_models
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_clip_vision, build_unet
 from multi_ipadapter.nodes.host.folders import find_dataset
 from multi_ipadapter.nodes.steering.load import FOLDER, LoadMultiIPAdapter
-from multi_ipadapter.nodes.train import SaveMultiIPAdapter, TrainMultiIPAdapter
-from multi_ipadapter.nodes.training_progress import TrainingBar
+from multi_ipadapter.nodes.training.dataset import ReferenceDataset
+from multi_ipadapter.nodes.training.headless import load_models
+from multi_ipadapter.nodes.training.progress import TrainingBar
+from multi_ipadapter.nodes.training.train import SaveMultiIPAdapter, TrainMultiIPAdapter
 from multi_ipadapter.training.batch import LATENTS, MASK
 from multi_ipadapter.training.online import OnlineSource
 

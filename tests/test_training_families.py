@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from multi_ipadapter.diffusion.objective import Noise, add_noise, prediction_target
 from multi_ipadapter.nodes.binding.backbone import training_backbone
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_unet
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_unet
 from multi_ipadapter.training.initial import initial_adapter
 from multi_ipadapter.training.loop import Trainer
 

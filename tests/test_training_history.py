@@ -9,7 +9,7 @@ import math
 
 import pytest
 
-from multi_ipadapter.nodes.training_events import TrainingEvents, newest_status
+from multi_ipadapter.nodes.training.events import TrainingEvents, newest_status
 from multi_ipadapter.runs.history import MOST_POINTS, metrics_csv, run_history, thinned
 
 VALIDATION = {name: {"mean": mean} for name, mean in zip("mns", (0.5, 0.6, 0.7), strict=True)}

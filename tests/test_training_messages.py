@@ -18,10 +18,10 @@ from safetensors import safe_open
 from multi_ipadapter.figures.line_chart import line_chart, round_ticks
 from multi_ipadapter.files.folder import Skipped
 from multi_ipadapter.models.checkpoint import save_adapter
-from multi_ipadapter.nodes.dataset import ReferenceDataset
 from multi_ipadapter.nodes.host.folders import find_dataset
 from multi_ipadapter.nodes.steering.load import FOLDER
-from multi_ipadapter.nodes.training_progress import TrainingBar
+from multi_ipadapter.nodes.training.dataset import ReferenceDataset
+from multi_ipadapter.nodes.training.progress import TrainingBar
 from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.pictures.report import inspect_dataset
 from multi_ipadapter.runs.state import checkpoints

@@ -11,8 +11,8 @@ import urllib.request
 import aiohttp
 import pytest
 
-from multi_ipadapter.nodes.training_events import EVENT
-from multi_ipadapter.nodes.training_routes import HISTORY, TABLE
+from multi_ipadapter.nodes.training.events import EVENT
+from multi_ipadapter.nodes.training.routes import HISTORY, TABLE
 
 from .people import settings_with, write_people
 from .test_train_server import training_graph

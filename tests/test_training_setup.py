@@ -16,10 +16,10 @@ from PIL import Image
 from multi_ipadapter.files.folder import Skipped
 from multi_ipadapter.models.checkpoint import encoder_name, save_adapter
 from multi_ipadapter.nodes.binding.backbone import training_backbone
-from multi_ipadapter.nodes.dataset import ReferenceDataset
-from multi_ipadapter.nodes.demo_models import DemoConfig, build_clip, build_unet, build_vae
+from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_clip, build_unet, build_vae
 from multi_ipadapter.nodes.steering.load import FOLDER
-from multi_ipadapter.nodes.training_identity import run_fingerprint
+from multi_ipadapter.nodes.training.dataset import ReferenceDataset
+from multi_ipadapter.nodes.training.run_fingerprint import run_fingerprint
 from multi_ipadapter.nodes.unet.kind import check_model
 from multi_ipadapter.nodes.unet.private import private_unet
 from multi_ipadapter.runs.processes import OneProcess

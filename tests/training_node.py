@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from multi_ipadapter.nodes.train import TrainMultiIPAdapter
+from multi_ipadapter.nodes.training.train import TrainMultiIPAdapter
 
 from .people import SMALL, settings_with
 

@@ -9,7 +9,7 @@ from .command import main
 def train(*job):
     """As `headless.train_files`; ComfyUI is looked for once the settings are read."""
     prepare_comfyui()
-    from ..nodes.headless import train_files
+    from ..nodes.training.headless import train_files
 
     return train_files(*job)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ...demo_world.world import WEIGHTS_FOLDER
 from ...files.tensors import write_safetensors
-from ...nodes import demo_bundle
-from ...nodes import demo_models as models
+from ...nodes.demo import bundle as demo_bundle
+from ...nodes.demo import tiny_models as models
 from ..scorer import Scorer
 from . import adapters, autoencoder, judging, text, unet, vision
 from .initial import initialise

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...diffusion.backbone import Backbone
 from ...models.adapter import MultiIPAdapter
-from ...nodes.demo_sampling import Condition, sample_rows, weighted
+from ...nodes.demo.sampling import Condition, sample_rows, weighted
 from ..build.pictures import descriptions
 from ..prompt import STEPS
 from .cells import DESCRIBED, RECODED, Cell

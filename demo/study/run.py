@@ -19,9 +19,9 @@ from ...demo_world.world import WEIGHTS_FOLDER
 from ...files.tensors import write_safetensors
 from ...models.adapter import MultiIPAdapter
 from ...models.checkpoint import load_adapter
-from ...nodes import demo_bundle
 from ...nodes.binding.backbone import training_backbone
 from ...nodes.binding.encoders import FEATURES, picture_encoder
+from ...nodes.demo import bundle as demo_bundle
 from ...training.config import TrainingConfig
 from ..prompt import STEPS
 from ..scorer import Judgement, Scorer, bundled_scorer, judge

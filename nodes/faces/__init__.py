@@ -1,0 +1,1 @@
+"""Nodes that find and prepare faces."""

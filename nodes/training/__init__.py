@@ -1,0 +1,1 @@
+"""Nodes that train adapters, and the same without a graph."""
