@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 
-_MODULE = "nodes.demo_models"
+_MODULE = "nodes.demo.tiny_models"
 
 
 class TinyModels:
