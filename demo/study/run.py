@@ -41,7 +41,7 @@ def studio(people: People, cfg: float) -> Iterator[tuple[Studio, Judgement, Scor
     scorer = bundled_scorer()
     pixels = torch.from_numpy(people.pictures.pixels.copy())
     real = judge(scorer, pixels)
-    encode = picture_encoder(model, vae, vision, "centre crop")
+    encode = picture_encoder(model, vae, vision, "crop")
     parts = [encode(part, FEATURES) for part in pixels.split(64)]
     features = {name: torch.cat([part[name] for part in parts]) for name in FEATURES}
     config = TrainingConfig(precision="fp32")
