@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..evaluation.extract import extract
+from ..evaluation.extract import Batches, extract
 from ..evaluation.networks.precision import full_precision
 from ..evaluation.resize import resize_for_inception
 from ..evaluation.store import FeatureStore
@@ -56,7 +56,7 @@ def measure(
 
     def files() -> None:
         store = FeatureStore(next(fresh), network, network.outputs)
-        extract(source, network, store, batch_size=batch_size, device=device)
+        extract(source, network, store, Batches(batch_size, device))
 
     runs = {NETWORK: plain, CONTROL: plain, BARE: bare, EXTRACT: files}
     samples = interleaved(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..files.folder import Skipped
 from ..pictures.decode import BadPictureError
+from .networks import FeatureNetwork
 from .sources import Picture, Source
 from .store import FeatureStore, Known
 
@@ -74,10 +74,6 @@ class Extracted:
         """File format of a picture."""
         return self.places[number].format
 
-    def sizes(self) -> Counter[tuple[int, int]]:
-        """How many pictures have which width and height."""
-        return Counter(self.size(n) for n in self.numbers)
-
     def blocks(self, output: str, numbers: Sequence[int]) -> Iterator[Tensor]:
         """Features float32 [b, D] of some pictures, block by block, in the order given."""
         rows = self.rows(output, numbers)
@@ -99,26 +95,37 @@ class Extracted:
         return torch.empty(0, 0) if out is None else out
 
 
+@dataclass(frozen=True)
+class Batches:
+    """How pictures come to a network.
+
+    They are cut into blocks of `size`, whatever the number of processes: process `rank` of `count`
+    takes every `count`-th block, so the network sees the same batches, and the features are the
+    same to the last bit. A batch of large pictures is cut at `_PIXELS`.
+    """
+
+    size: int = 32
+    device: str | torch.device = "cpu"
+    rank: int = 0
+    count: int = 1
+
+    def of(self, pictures: int) -> list[range]:
+        """Numbers of the pictures of each block."""
+        starts = range(self.rank * self.size, pictures, self.count * self.size)
+        return [range(start, min(start + self.size, pictures)) for start in starts]
+
+
 def extract(
     source: Source,
-    network: Any,
+    network: FeatureNetwork,
     store: FeatureStore,
-    *,
-    batch_size: int = 32,
-    device: str | torch.device = "cpu",
-    rank: int = 0,
-    count: int = 1,
+    batches: Batches,
     on_pictures: Callable[[int], None] = lambda done: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Extracted:
     """Compute the features that the store lacks.
 
-    The pictures are cut into blocks of `batch_size`, whatever the number of processes: process
-    `rank` of `count` takes every `count`-th block, so the network sees the same batches, and the
-    features are the same to the last bit. A batch of large pictures is cut at `_PIXELS`.
-
     Args:
-        network: see `networks.FeatureNetwork`.
         on_pictures: called with the number of pictures done since the last call.
         cancelled: True stops; or it raises. The features so far are kept either way.
 
@@ -126,8 +133,7 @@ def extract(
         Interrupted: `cancelled` said so.
         ValueError: features that are not finite.
     """
-    starts = range(rank * batch_size, len(source), count * batch_size)
-    blocks = [range(s, min(s + batch_size, len(source))) for s in starts]
+    blocks = batches.of(len(source))
     total, done = sum(map(len, blocks)), 0
     out, fingerprints = Extracted(store), {}
     try:
@@ -140,7 +146,7 @@ def extract(
                 else:
                     fingerprints[item.number] = item.fingerprint
             for batch in _of_one_size(prepared):
-                _run(source, network, store, batch, device)
+                _run(source, network, store, batch, batches.device)
             done += len(prepared)
             on_pictures(len(prepared))
     finally:
@@ -256,7 +262,13 @@ def _of_one_size(prepared: Sequence[_Prepared]) -> list[list[_Prepared]]:
     return list(groups.values())
 
 
-def _run(source: Source, network: Any, store: FeatureStore, batch: list[_Prepared], device) -> None:
+def _run(
+    source: Source,
+    network: FeatureNetwork,
+    store: FeatureStore,
+    batch: Sequence[_Prepared],
+    device: str | torch.device,
+) -> None:
     pixels = torch.stack([item.picture.pixels for item in batch])
     features = network(pixels.to(device))
     for name in store.outputs:

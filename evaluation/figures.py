@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
-from ..figures.axes import COLOURS, INK, Axes, font, shortened, shown
+from ..figures.axes import COLOURS, INK, Axes, Drawn, font, shortened, shown
 from .report import EvaluationReport, Point, Value, text_of
 
 Reports = EvaluationReport | Mapping[str, EvaluationReport]
@@ -34,7 +34,7 @@ def metric_chart(reports: Reports, metric: str, along: str = "weight") -> Image.
         (name, points, COLOURS[i % len(COLOURS)]) for i, (name, points) in enumerate(curves)
     ]
     ys = [y for _, points, _ in coloured for _, v in points for y in (v.value, v.low, v.high)]
-    legend = [(name, colour) for name, _, colour in coloured if name]
+    legend = [Drawn(name, colour) for name, _, colour in coloured if name]
     axes = Axes(
         f"{metric} against {along}",
         along,
@@ -78,7 +78,7 @@ def alignment_scatter(
         f"{y}; the dots are labelled by {label}",
         [p.values[x].value for _, points, _ in coloured for p in points],
         [p.values[y].value for _, points, _ in coloured for p in points],
-        [(name, colour) for name, _, colour in coloured if name],
+        [Drawn(name, colour) for name, _, colour in coloured if name],
     )
     lines = []
     for _, points, colour in coloured:

@@ -91,33 +91,6 @@ class EvaluationReport:
         """Plain values for strict JSON: numbers that are not finite become null."""
         return finite({"format": FORMAT, **asdict(self)})
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> EvaluationReport:
-        """Raises ValueError for what `to_dict` did not make."""
-        try:
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']}, expected {FORMAT}")
-            return cls(
-                [
-                    Point(
-                        dict(p["conditions"]),
-                        p["n"],
-                        {k: Value(**v) for k, v in p["values"].items()},
-                    )
-                    for p in content["points"]
-                ],
-                list(content["per_image"]),
-                [NetworkUse(**entry) for entry in content["networks"]],
-                [SourceUse(**entry) for entry in content["sources"]],
-                dict(content["settings"]),
-                list(content["warnings"]),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"This is no evaluation report ({error}). Choose a report.json that this pack "
-                "has written."
-            ) from error
-
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
@@ -126,20 +99,6 @@ def write_json(report: EvaluationReport, path: str | Path) -> None:
     """Write atomically, as strict JSON."""
     text = json.dumps(report.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
     write_whole(Path(path), (text + "\n").encode("utf-8", "backslashreplace"))
-
-
-def read_json(path: str | Path) -> EvaluationReport:
-    """Read a report.
-
-    Raises:
-        ValueError: it is none.
-        OSError: it cannot be read.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return EvaluationReport.from_dict(content)
-    except ValueError as error:
-        raise ValueError(f"{Path(path).name}: {error}") from error
 
 
 def write_csv(report: EvaluationReport, path: str | Path) -> list[Path]:

@@ -13,7 +13,7 @@ import torch
 
 from ..runs.processes import OneProcess
 from . import caveats
-from .extract import Extracted, Interrupted, extract
+from .extract import Batches, Extracted, Interrupted, extract
 from .material import Material
 from .metrics.statistics import Provenance, load_statistics
 from .plan import BY_STATISTICS, METRICS, REAL, PairDistance, Pass, all_sources, passes_of
@@ -88,6 +88,7 @@ class _Job:
 
     def extract(self, folder: Path, rank: int = 0, count: int = 1) -> dict[Pass, Extracted]:
         """Features of all passes."""
+        batches = Batches(self.request.batch_size, self.request.device, rank, count)
         total = sum(len(self.sources[source]) for _, source in self.passes)
         done, out, stores = 0, {}, {}
         for role, source in self.passes:
@@ -107,10 +108,7 @@ class _Job:
                     self.sources[source],
                     network,
                     stores[role],
-                    batch_size=self.request.batch_size,
-                    device=self.request.device,
-                    rank=rank,
-                    count=count,
+                    batches,
                     on_pictures=tell,
                     cancelled=self.cancelled,
                 )

@@ -35,7 +35,7 @@ from .plan import BY_STATISTICS, DIVERSITY_PAIRS, GENERATED, REAL, diversity_pai
 from .report import Value
 
 
-def gaussian_of(extracted: Extracted, numbers: Sequence[int]) -> Gaussian:
+def stored_gaussian(extracted: Extracted, numbers: Sequence[int]) -> Gaussian:
     """Statistics of pictures whose features stay on disk."""
     statistics = GaussianStatistics()
     for block in extracted.blocks("pool", numbers):
@@ -77,7 +77,7 @@ class SetScores:
         if len(numbers) <= self._dim:
             generated = root_of_features(extracted.features("pool", numbers))
         else:
-            generated = root_of(gaussian_of(extracted, numbers))
+            generated = root_of(stored_gaussian(extracted, numbers))
         return _value(frechet_distance(generated, self._real_root), real=self._real_n)
 
     def _fid_infinity(self, numbers: Sequence[int]) -> Value:
@@ -198,7 +198,7 @@ class SetScores:
     @cached_property
     def _real_gaussian(self) -> Gaussian:
         real = self._material.extracted("inception", REAL)
-        return gaussian_of(real, self._material.usable[REAL])
+        return stored_gaussian(real, self._material.usable[REAL])
 
     @cached_property
     def _real_root(self) -> Root:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -43,13 +44,20 @@ def shown(value: object) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
+class Drawn(NamedTuple):
+    """What the legend tells of a curve."""
+
+    name: str
+    colour: str
+    dashed: bool = False
+
+
 class Axes:
     """A frame with axes, onto which points are placed.
 
     Args:
         xs, ys: all values that must fit.
-        legend: (name, colour) of what is drawn.
-        dashed: names in the legend whose lines are dashed.
+        legend: of what is drawn.
     """
 
     def __init__(
@@ -59,9 +67,8 @@ class Axes:
         y_name: str,
         xs: Sequence[float],
         ys: Sequence[float],
-        legend: Sequence[tuple[str, str]] = (),
+        legend: Sequence[Drawn] = (),
         size: tuple[int, int] = (960, 600),
-        dashed: Collection[str] = (),
     ):
         self.image = Image.new("RGB", size, "white")
         self.draw = ImageDraw.Draw(self.image)
@@ -71,14 +78,14 @@ class Axes:
         self._x_ticks = measured if readable else _ticks(xs)
         self._y_ticks = _ticks(ys)
         widest = max(font(14).getlength(number(y)) for y in self._y_ticks)
-        names = [(shortened(name, 220, 14), colour, name in dashed) for name, colour in legend]
-        beside = max((font(14).getlength(name) for name, *_ in names), default=-50) + 74
+        legend = [each._replace(name=shortened(each.name, 220, 14)) for each in legend]
+        beside = max((font(14).getlength(each.name) for each in legend), default=-50) + 74
         self.left, self.right = round(widest) + 28, size[0] - round(beside)
         self.top, self.bottom = 74, size[1] - 64
         self.x_range = _range(xs, self._x_ticks, margin=0.03)
         self.y_range = _range(ys, self._y_ticks, margin=0.05)
         self._frame(title, x_name, y_name)
-        self._legend(names)
+        self._legend(legend)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """A point in pixels."""
@@ -153,8 +160,8 @@ class Axes:
         middle = (self.left + self.right) / 2
         draw.text((middle, self.bottom + 34), x_name, fill=INK, font=small, anchor="mt")
 
-    def _legend(self, names: Sequence[tuple[str, str, bool]]) -> None:
-        for row, (name, colour, dashed) in enumerate(names):
+    def _legend(self, legend: Sequence[Drawn]) -> None:
+        for row, (name, colour, dashed) in enumerate(legend):
             y = self.top + row * _ROW
             if y + _ROW > self.bottom:
                 break

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from transformers import CLIPModel
 
-from multi_ipadapter.evaluation.report import read_json
-
 from .browser import THEMES, front_end  # noqa: F401
 from .evaluation_world import write_pictures
 from .network_files import randomise
+from .reports import read_report
 from .test_transformer_networks import clip_config
 
 METRICS = {"cmmd": "lower", "image_alignment": "higher", "text_alignment": "higher"}
@@ -101,7 +100,7 @@ def test_a_run_shows_its_report(tab, world):
     sizes = tab.sizes()
     tab.press_run()
     tab.wait(f"() => ({TABLE})(0).length == 3 && ({TABLE})(1).length == 3")
-    report = read_json(world / "output" / "evaluation" / "shown.json")
+    report = read_report(world / "output" / "evaluation" / "shown.json")
     for node in (0, 1):
         rows = tab.run(TABLE, node)
         assert [(row[0], row[4].split()[-1]) for row in rows] == list(METRICS.items())

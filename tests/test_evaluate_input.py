@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -18,7 +17,7 @@ from multi_ipadapter.evaluation.manifest import (
 )
 from multi_ipadapter.evaluation.metrics import features, kernels, manifold
 from multi_ipadapter.evaluation.plan import METRICS
-from multi_ipadapter.evaluation.report import EvaluationReport
+from multi_ipadapter.evaluation.report import write_json
 from multi_ipadapter.evaluation.run import evaluate
 from multi_ipadapter.evaluation.sources import FolderSource, ListSource, TensorSource
 from multi_ipadapter.evaluation.store import FeatureStore
@@ -32,6 +31,7 @@ from .evaluation_world import (
     value,
     write_pictures,
 )
+from .reports import read_report
 
 # ---- bad input ---------------------------------------------------------------------------------
 
@@ -276,11 +276,11 @@ def test_warning_on_points_of_different_size():
     assert any("different numbers of pictures (2 to 3)" in text for text in report.warnings)
 
 
-def test_every_metric_can_be_asked_for_at_once_and_survives_json():
+def test_every_metric_can_be_asked_for_at_once_and_survives_json(tmp_path):
     generated = generated_from_batches(batch(6), batch(3, 1), batch(6, 2), "a person", "anna")
     report = evaluate(ask(METRICS, generated, TensorSource(batch(8, 3))), networks())
     assert report.points[0].values.keys() == METRICS.keys()
     missing = {m for m, v in report.points[0].values.items() if v.value is None}
     assert missing == {"fid_infinity"}
-    text = json.dumps(report.to_dict(), allow_nan=False)
-    assert EvaluationReport.from_dict(json.loads(text)).to_dict() == report.to_dict()
+    write_json(report, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json").to_dict() == report.to_dict()

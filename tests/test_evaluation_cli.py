@@ -19,7 +19,6 @@ from multi_ipadapter.evaluation.command import main
 from multi_ipadapter.evaluation.loading import load_networks
 from multi_ipadapter.evaluation.manifest import read_generated
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
-from multi_ipadapter.evaluation.report import read_json
 from multi_ipadapter.evaluation.request import Request
 from multi_ipadapter.evaluation.run import evaluate
 from multi_ipadapter.evaluation.sources import FolderSource
@@ -27,6 +26,7 @@ from multi_ipadapter.evaluation.sources import FolderSource
 from .conftest import COMFYUI_PATH
 from .evaluation_world import write_pictures
 from .network_files import Payload, randomise
+from .reports import read_report
 from .test_transformer_networks import clip_config
 
 METRICS = ("fid", "is", "kid", "image_alignment", "text_alignment")
@@ -90,7 +90,7 @@ def alone(world):
 @pytest.mark.process
 def test_the_report_is_evaluates(world, alone):
     out, printed, err = alone
-    found = read_json(out)
+    found = read_report(out)
     generated = read_generated(world / "made", world / "references", "a person")
     of = load_networks(
         METRICS, [world / "metrics"], tokenizer=f"{COMFYUI_PATH}/comfy/sd1_tokenizer"
@@ -126,8 +126,8 @@ def test_two_processes_give_the_statistics_of_one(world, alone):
             scale = np.abs(one[name]).max()
             assert np.abs(two[name] - one[name]).max() <= 1e-12 * scale, name
         assert int(two["n"]) == int(one["n"]) == 9
-    for metric, value in read_json(alone[0]).points[0].values.items():
-        found = read_json(out).points[0].values[metric]
+    for metric, value in read_report(alone[0]).points[0].values.items():
+        found = read_report(out).points[0].values[metric]
         assert found.value == pytest.approx(value.value, rel=1e-12, abs=1e-12), metric
     assert sorted(p.name for p in out.parent.iterdir()) == ["report.json", "report.npz"]
 
@@ -152,8 +152,8 @@ def test_a_stopped_run_keeps_its_features_and_goes_on(world, alone, tmp_path):
     assert 0 < kept[1] < kept[2] < 29, kept
     code, _, err = finish(start(world, *asked))
     assert code == 0, err
-    for metric, value in read_json(alone[0]).points[0].values.items():
-        found = read_json(out).points[0].values[metric]
+    for metric, value in read_report(alone[0]).points[0].values.items():
+        found = read_report(out).points[0].values[metric]
         assert found.value == pytest.approx(value.value, rel=1e-3, abs=1e-6), metric
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json", "report.npz"]
 
@@ -256,4 +256,4 @@ def test_features_that_were_asked_for_stay_and_serve_other_metrics(world, tmp_pa
     assert call(world, *asked, "--metrics", "is,kid") == 0
     assert features_in(folder) == 17, "those of the real pictures came to it"
     assert files.items() <= {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}.items()
-    assert read_json(out).points[0].values.keys() == {"is", "kid"}
+    assert read_report(out).points[0].values.keys() == {"is", "kid"}

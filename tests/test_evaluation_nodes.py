@@ -14,7 +14,6 @@ from transformers import CLIPModel
 
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
 from multi_ipadapter.evaluation.ranking import rank
-from multi_ipadapter.evaluation.report import read_json
 from multi_ipadapter.nodes import MultiIPAdapterExtension
 from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_adapter
 from multi_ipadapter.nodes.evaluation.evaluate import EvaluatePictures
@@ -26,6 +25,7 @@ from multi_ipadapter.nodes.evaluation.sweep import SweepMultiIPAdapter
 
 from .evaluation_world import drawn, write_pictures
 from .network_files import randomise
+from .reports import read_report
 from .test_transformer_networks import clip_config
 
 SWEEP = {"identities": 2, "width": 64, "height": 64, "steps": 1, "cfg": 1.0}
@@ -99,7 +99,7 @@ def test_a_folder_and_the_same_batch_have_equal_scores(metrics):
     ).args
     assert values(by_folder[0]) == values(by_batch[0])
     assert len(values(by_folder[0])) == 4 and None not in values(by_folder[0]).values()
-    written = read_json(metrics / "output" / "evaluation" / "by folder.json")
+    written = read_report(metrics / "output" / "evaluation" / "by folder.json")
     assert values(written) == values(by_folder[0])
     assert (metrics / "output" / "evaluation" / "by folder.csv").is_file()
     assert not (metrics / "output" / "evaluation" / "by folder.features").exists()

@@ -15,11 +15,11 @@ from transformers import CLIPModel
 from multi_ipadapter.demo.client import PromptError
 from multi_ipadapter.demo.prompt import node
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
-from multi_ipadapter.evaluation.report import read_json
 
 from .evaluation_world import write_pictures
 from .network_files import randomise
 from .people import write_people
+from .reports import read_report
 from .test_transformer_networks import clip_config
 
 METRICS = ("fid", "is", "kid", "image_alignment", "text_alignment")
@@ -63,7 +63,7 @@ def values(report):
 
 
 def report_of(base, name):
-    return read_json(base / "output" / "evaluation" / f"{name}.json")
+    return read_report(base / "output" / "evaluation" / f"{name}.json")
 
 
 def error_of(server, graph) -> str:
@@ -176,7 +176,7 @@ def test_folder_batch_and_command_line_agree(server, world):
     assert process.returncode == 0, errors
 
     expected, *others = [
-        read_json(out),
+        read_report(out),
         report_of(world, "by_folder"),
         report_of(world, "by_batch"),
     ]

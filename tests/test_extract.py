@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 import torch
 from PIL import Image
 
 from multi_ipadapter.evaluation import extract as module
-from multi_ipadapter.evaluation.extract import Interrupted, extract
+from multi_ipadapter.evaluation.extract import Batches, Interrupted, extract
 from multi_ipadapter.evaluation.sources import FolderSource, Picture, TensorSource
 from multi_ipadapter.evaluation.store import FeatureStore, remove_features
 
@@ -28,8 +29,9 @@ def store_of(folder, network):
     return FeatureStore(folder, network, list(network.outputs))
 
 
-def run(source, folder, network, **options):
-    return extract(source, network, store_of(folder, network), batch_size=4, **options)
+def run(source, folder, network, rank=0, count=1, **options):
+    batches = Batches(4, rank=rank, count=count)
+    return extract(source, network, store_of(folder, network), batches, **options)
 
 
 def direct(source, network, output):
@@ -56,7 +58,7 @@ def test_features_are_the_networks_and_in_order(source, tmp_path):
         assert torch.allclose(out.features(name, out.numbers), expected, atol=1e-6)
         some = out.features(name, [17, 2, 17])
         assert torch.allclose(some, expected[[17, 2, 17]], atol=1e-6)
-    assert out.format(3) == "PNG" and out.sizes() == {(24, 20): 23}
+    assert out.format(3) == "PNG" and Counter(map(out.size, out.numbers)) == {(24, 20): 23}
 
 
 def test_a_stopped_run_goes_on_without_computing_anything_again(source, tmp_path):
@@ -130,8 +132,8 @@ def test_sizes_may_be_mixed_and_a_batch_has_one(tmp_path):
     batches = [torch.rand(3, 8, 8, 3), torch.rand(3, 16, 8, 3)]
     source = TensorSource([batches[0], batches[1], batches[0]])
     network = Network()
-    out = extract(source, network, store_of(tmp_path, network), batch_size=9)
-    assert network.calls == 2 and out.sizes() == {(8, 8): 6, (8, 16): 3}
+    out = extract(source, network, store_of(tmp_path, network), Batches(9))
+    assert network.calls == 2 and Counter(map(out.size, out.numbers)) == {(8, 8): 6, (8, 16): 3}
     expected = direct(source, Network(), "pool")
     assert torch.allclose(out.features("pool", range(9)), expected, atol=1e-6)
 
@@ -168,12 +170,12 @@ def test_large_pictures_come_in_small_batches_and_few_are_decoded_ahead(tmp_path
 
     monkeypatch.setattr(module, "_PIXELS", 3_000)
     source, sizes, ahead = Large(20), [], []
-    out = extract(source, Slow(), store_of(tmp_path / "a", Network()), batch_size=8)
+    out = extract(source, Slow(), store_of(tmp_path / "a", Network()), Batches(8))
     assert sizes == [3, 3, 2, 3, 3, 2, 3, 1], "never more pixels, and blocks stay blocks"
     # Three wait, four are being decoded when the third is done, and one was taken for the next.
     assert 1 <= max(ahead) <= 3 + module._THREADS + 1
     monkeypatch.undo()
-    whole = extract(Large(20), Network(), store_of(tmp_path / "b", Network()), batch_size=8)
+    whole = extract(Large(20), Network(), store_of(tmp_path / "b", Network()), Batches(8))
     expected = whole.features("pool", range(20))
     assert torch.allclose(out.features("pool", range(20)), expected, atol=1e-6)
 
@@ -226,10 +228,10 @@ MANY, WIDTH = 16_000, 1024
 STREAM = f"""
 import sys, threading, time
 import psutil, torch
-from multi_ipadapter.evaluation.extract import extract
+from multi_ipadapter.evaluation.extract import Batches, extract
 from multi_ipadapter.evaluation.sources import Picture
 from multi_ipadapter.evaluation.store import FeatureStore
-from multi_ipadapter.evaluation.set_scores import gaussian_of
+from multi_ipadapter.evaluation.set_scores import stored_gaussian
 
 class Many:
     skipped = []
@@ -264,7 +266,7 @@ threading.Thread(target=watch, daemon=True).start()
 def peak_memory(count, folder):
     """Bytes, the lower of two runs: now and then the system counts pages of libraries too."""
     code = STREAM.replace(f"return {MANY}", f"return {count}") + (
-        f"gaussian = gaussian_of(extract(Many(), network, store), range({count}))\n"
+        f"gaussian = stored_gaussian(extract(Many(), network, store, Batches()), range({count}))\n"
         f"assert gaussian.n == {count} and gaussian.mean.shape == ({WIDTH},)\n"
         "print(peak)"
     )

@@ -11,7 +11,7 @@ from multi_ipadapter.evaluation.figures import alignment_scatter, metric_chart, 
 from multi_ipadapter.evaluation.report import EvaluationReport, Point, Value
 from multi_ipadapter.evaluation.sheets import xy_sheet
 from multi_ipadapter.evaluation.sources import TensorSource
-from multi_ipadapter.figures.axes import COLOURS, Axes, font, shortened
+from multi_ipadapter.figures.axes import COLOURS, Axes, Drawn, font, shortened
 from multi_ipadapter.figures.sheets import contact_sheet, ranked_strip
 
 WEIGHTS, COUNTS = (0.0, 0.6, 1.2), (1, 4)
@@ -55,7 +55,7 @@ def plain(value: int, size=(40, 30)) -> Image.Image:
 
 def test_axes_place_the_values_inside_the_frame():
     xs, ys = [0, 0.6, 1.2], [-3.0, 8.0]
-    axes = Axes("title", "x", "y", xs, ys, [("a curve", COLOURS[0])])
+    axes = Axes("title", "x", "y", xs, ys, [Drawn("a curve", COLOURS[0])])
     left, bottom = axes.place(0, -3)
     right, top = axes.place(1.2, 8)
     assert axes.left <= left < right <= axes.right < 960
@@ -190,7 +190,7 @@ def test_long_text_is_cut_to_its_width():
 
 def test_dashed_lines_and_levels_have_gaps():
     def drawn(colour, **options):
-        axes = Axes("t", "x", "y", [0.0, 1.0], [0.0, 1.0], [("a", "#000000")])
+        axes = Axes("t", "x", "y", [0.0, 1.0], [0.0, 1.0], [Drawn("a", "#000000")])
         axes.line([(0.0, 0.2), (1.0, 0.8)], colour, **options)
         return count(axes.image, colour)
 

@@ -10,7 +10,7 @@ from torch_fidelity.metric_kid import kernel_mmd, kid_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from multi_ipadapter.evaluation.metrics import kernels
-from multi_ipadapter.evaluation.metrics.kernels import cmmd, kid, mmd2_polynomial
+from multi_ipadapter.evaluation.metrics.kernels import cmmd, kid
 
 from .builders import assert_says, refusal
 from .features import random_features
@@ -40,10 +40,15 @@ def radial(a, b):
     return math.exp(-sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) / (2 * 10**2))
 
 
-def test_mmd_of_the_polynomial_kernel_is_its_definition():
-    x, y = sets(7, 11, 4)
+def kid_of_all(x, y):
+    """Of one subset: all pictures, where both sets have as many."""
+    return kid(x, y, subsets=1).mean
+
+
+def test_kid_is_the_mmd_of_its_kernel():
+    x, y = sets(7, 7, 4)
     wanted = written_out(x.tolist(), y.tolist(), polynomial, biased=False)
-    assert mmd2_polynomial(x, y) == pytest.approx(wanted, rel=1e-10)
+    assert kid_of_all(x, y) == pytest.approx(wanted, rel=1e-10)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -75,11 +80,11 @@ def test_cmmd_is_unbiased_by_default():
 
 def test_large_sets_are_computed_in_blocks(monkeypatch):
     x, y = sets()
-    whole = mmd2_polynomial(x, y), cmmd(x, y), cmmd(x, y, biased=True)
+    whole = kid_of_all(x, y), cmmd(x, y), cmmd(x, y, biased=True)
     monkeypatch.setattr(kernels, "_BLOCK", 37)
     seen = []
     monkeypatch.setattr(kernels, "_polynomial", record(kernels._polynomial, seen))
-    parts = mmd2_polynomial(x, y), cmmd(x, y), cmmd(x, y, biased=True)
+    parts = kid_of_all(x, y), cmmd(x, y), cmmd(x, y, biased=True)
     assert parts == pytest.approx(whole, rel=1e-9)
     assert max(max(shape) for shape in seen) == 37
 
@@ -119,7 +124,7 @@ def test_identical_subsets_in_both_libraries():
     metric.set_dtype(torch.float64)
     metric.update(x, real=False)
     metric.update(y, real=True)
-    ours = mmd2_polynomial(x, y)
+    ours = kid_of_all(x, y)
     assert abs(ours - metric.compute()[0].item()) <= 1e-6
     theirs = kernel_mmd(
         x.numpy(), y.numpy(), kid_kernel="poly", kid_kernel_poly_degree=3,
@@ -131,9 +136,7 @@ def test_identical_subsets_in_both_libraries():
 
 def test_kid_is_unbiased_where_fid_is_not():
     values = [
-        mmd2_polynomial(
-            random_features(20, 32, seed=2 * s), random_features(20, 32, seed=2 * s + 1)
-        )
+        kid_of_all(random_features(20, 32, seed=2 * s), random_features(20, 32, seed=2 * s + 1))
         for s in range(60)
     ]
     values = torch.tensor(values)
@@ -155,7 +158,7 @@ def test_subsets_that_cannot_be_drawn_are_refused(size):
     assert_says(message, f"of {size} from 120", "150", "2 to 120", "Lower")
 
 
-@pytest.mark.parametrize("metric", [kid, cmmd, mmd2_polynomial])
+@pytest.mark.parametrize("metric", [kid, cmmd])
 def test_bad_features_are_refused(metric):
     x, y = sets()
     nan = y.clone()

@@ -46,7 +46,6 @@ INTERNAL = {
         "got … bytes, expected …",
         "checksum of",
         "rows and pictures differ in number",
-        "format …, expected …",
     ),
     "ends the work that the user has stopped": ("Stopped while preparing faces",),
 }
@@ -64,7 +63,6 @@ PASSED_ON = {
     "str(error)": "another error's",
     "str(error).removeprefix(f'{name}: ')": "another error's",
     "f'{path.name}: {error}'": "another error's, with the file",
-    "f'{Path(path).name}: {error}'": "another error's, with the file",
     "f'{name}: {error}'": "another error's, with the file",
     "f'{relative[:200]}: {reasons[0]}'": "a reason, with the file",
     "f'{error}{_hint(path)}'": "another error's, with a hint",

@@ -15,13 +15,13 @@ from transformers import CLIPModel
 
 from multi_ipadapter.demo.prompt import node
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
-from multi_ipadapter.evaluation.report import read_json
 
 from .builders import SDXL_LAYOUT
 from .evaluation_world import write_pictures
 from .graphs import with_inputs
 from .network_files import randomise
 from .people import write_people
+from .reports import read_report
 from .test_portraits_server import difference, only, pixels, shipped
 from .test_transformer_networks import clip_config, dino_model
 
@@ -76,7 +76,7 @@ def test_the_sweep_draws_and_measures_what_its_note_says(server, metrics):
     home = server.base / "output" / "evaluation"
     drawn = list((home / "sweep" / "pictures").rglob("*.png"))
     assert len(drawn) == 4 * 2 * 4 * 3 and len(list((home / "sweep" / "targets").iterdir())) == 4
-    points = read_json(home / "sweep.json").points
+    points = read_report(home / "sweep.json").points
     assert len(points) == 4 * 3 and {point.n for point in points} == {4 * 2}
     for point in points:
         assert set(point.values) == {"image_alignment", "text_alignment", "dino"}
@@ -90,7 +90,7 @@ def test_two_folders_are_measured(server, metrics):
     write_pictures(server.base / "input" / "photos", PICTURES, 2, size=(48, 40))
     server.client.run(json.loads((PROMPTS / "evaluate.json").read_text(encoding="utf-8")))
     home = server.base / "output" / "evaluation"
-    report = read_json(home / "report.json")
+    report = read_report(home / "report.json")
     (point,) = report.points
     numbers = {name: value.value for name, value in point.values.items()}
     assert {name for name, number in numbers.items() if number is None} == {"fid"}

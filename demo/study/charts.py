@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...figures.axes import COLOURS, INK, Axes
+from ...figures.axes import COLOURS, INK, Axes, Drawn
 from .cells import NUMBERS, SWEEPS, SWEPT, USES, WEIGHTS, Cell
 from .summary import Row
 
@@ -51,8 +51,8 @@ def _chart(title, x_name, score, curves, rows, levels):
     xs = [x for points in placed.values() for x, _ in points]
     ys = [y for points in placed.values() for _, v in points for y in (v.low, v.high)]
     ys += [v.mean for v in flat.values()]
-    dashed = {*other, *flat}
-    axes = Axes(title, x_name, "mean, 95 % interval", xs, ys, list(colours.items()), dashed=dashed)
+    legend = [Drawn(name, colour, name in {*other, *flat}) for name, colour in colours.items()]
+    axes = Axes(title, x_name, "mean, 95 % interval", xs, ys, legend)
     for name, value in flat.items():
         axes.level(value.mean, colours[name])
     for name, points in placed.items():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...demo_world import world
-from ...evaluation.metrics.frechet import frechet_distance, root_of_features
+from ...evaluation.metrics.frechet import frechet_distance_from_features
 from ...evaluation.metrics.inception_score import inception_score
 from ...evaluation.metrics.intervals import Interval, mean_interval
 from ...evaluation.metrics.kernels import kid
@@ -50,7 +50,7 @@ def summarise(tensors: Tensors, real: Tensor) -> Row:
         for name in SCORES
     }
     features = tensors["features"].double()
-    distance = frechet_distance(root_of_features(features), root_of_features(real.double()))
+    distance = frechet_distance_from_features(features, real.double())
     return Row(
         scores,
         distance,
@@ -198,60 +198,61 @@ def claims(
         chance: accuracy of a guess.
         weights: lambda; then others with which the adapter is compared with real pictures too.
     """
-    base = without(BASE)
+    base, four = without(BASE), Cell(*MAIN, SWEPT, weights[0])
+    return [
+        *_more_references(cells, ceiling, weights),
+        _at_chance(rows[base].scores["accuracy"], chance),
+        *_against_one_reference(cells, cells[four]),
+        _captions_kept(cells[four], cells[base]),
+        Claim(
+            "FID of N = 4 is below the base model's",
+            rows[four].fid < rows[base].fid,
+            f"{rows[four].fid:.2f}, {rows[base].fid:.2f}",
+        ),
+    ]
+
+
+def _more_references(
+    cells: Mapping[Cell, Tensors], ceiling: Tensors, weights: Sequence[float]
+) -> Iterator[Claim]:
     one, four, eight = (cells[Cell(*MAIN, n, weights[0])] for n in (1, SWEPT, 8))
-    found = []
     for score, least, unit in (("accuracy", 0.10, 100), ("similarity", 0.0, 1)):
         gain = difference(four, one, score)
         further = difference(eight, four, score)
-        found.append(
-            Claim(
-                f"{score}: N = 4 is above N = 1" + (" by at least 10 points" if least else ""),
-                gain.mean >= least and gain.low > 0,
-                shown(gain, unit),
-            )
+        yield Claim(
+            f"{score}: N = 4 is above N = 1" + (" by at least 10 points" if least else ""),
+            gain.mean >= least and gain.low > 0,
+            shown(gain, unit),
         )
-        found.append(
-            Claim(f"{score}: N = 8 is not below N = 4", further.low >= 0, shown(further, unit))
-        )
+        yield Claim(f"{score}: N = 8 is not below N = 4", further.low >= 0, shown(further, unit))
         for weight in weights:
-            found.append(_reaches(cells[Cell(*MAIN, SWEPT, weight)], ceiling, score, weight))
-    guessed = rows[base].scores["accuracy"]
-    found.append(
-        Claim(
-            "accuracy without references is at chance",
-            guessed.low <= chance <= guessed.high,
-            f"{_plain(guessed, 100)}; a guess has {100 * chance:.1f}",
-        )
+            yield _reaches(cells[Cell(*MAIN, SWEPT, weight)], ceiling, score, weight)
+
+
+def _at_chance(guessed: Interval, chance: float) -> Claim:
+    return Claim(
+        "accuracy without references is at chance",
+        guessed.low <= chance <= guessed.high,
+        f"{_plain(guessed, 100)}; a guess has {100 * chance:.1f}",
     )
+
+
+def _against_one_reference(cells: Mapping[Cell, Tensors], four: Tensors) -> Iterator[Claim]:
     for name, rival in rivals(cells, four).items():
         gain = difference(four, cells[rival], "accuracy")
         caption = difference(four, cells[rival], "caption")
-        found.append(
-            Claim(
-                f"trained on several against one reference, at N = 4, {name} "
-                f"({rival.aggregation}, lambda {rival.weight:g})",
-                gain.low > 0 and caption.mean > -0.02,
-                f"{shown(gain, 100)}, caption {shown(caption, 100)}",
-            )
+        yield Claim(
+            f"trained on several against one reference, at N = 4, {name} "
+            f"({rival.aggregation}, lambda {rival.weight:g})",
+            gain.low > 0 and caption.mean > -0.02,
+            f"{shown(gain, 100)}, caption {shown(caption, 100)}",
         )
-    caption = difference(four, cells[base], "caption")
-    found.append(
-        Claim(
-            "caption alignment stays within 5 points of the base model",
-            caption.low > -0.05,
-            shown(caption, 100),
-        )
-    )
-    fids = rows[Cell(*MAIN, SWEPT, weights[0])].fid, rows[base].fid
-    found.append(
-        Claim(
-            "FID of N = 4 is below the base model's",
-            fids[0] < fids[1],
-            "{:.2f}, {:.2f}".format(*fids),
-        )
-    )
-    return found
+
+
+def _captions_kept(four: Tensors, base: Tensors) -> Claim:
+    caption = difference(four, base, "caption")
+    text = "caption alignment stays within 5 points of the base model"
+    return Claim(text, caption.low > -0.05, shown(caption, 100))
 
 
 def rivals(cells: Mapping[Cell, Tensors], four: Tensors) -> dict[str, Cell]:

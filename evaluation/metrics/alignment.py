@@ -30,20 +30,6 @@ def image_alignment(generated: Tensor, references: Tensor) -> Tensor:
     return x @ y.mean(dim=0)
 
 
-def cosine_of_mean(generated: Tensor, references: Tensor) -> float:
-    """Cosine of the mean embeddings: Textual Inversion's wording, where its code averages cosines.
-
-    It is larger than the mean of `image_alignment` by 1 / (|mean of x| |mean of y|). References
-    may as well be embeddings of prompts.
-
-    Raises:
-        ValueError: unusable features.
-    """
-    x, y = _units(generated, references, ("generated", "reference"))
-    x, y = x.mean(dim=0), y.mean(dim=0)
-    return (x @ y / (x.norm() * y.norm())).item()
-
-
 def text_alignment(images: Tensor, texts: Tensor) -> Tensor:
     """Cosine of each picture [N, D] to its prompt [N, D], or to the one prompt [1, D]: [N].
 

@@ -75,15 +75,6 @@ def kid(
     return KernelDistance(float(np.mean(values)), float(np.std(values)), size)
 
 
-def mmd2_polynomial(x: Tensor, y: Tensor) -> float:
-    """Unbiased squared MMD of [N, D] and [M, D] under KID's kernel (x.y / D + 1)^3, all pictures.
-
-    Raises:
-        ValueError: unusable features.
-    """
-    return _mmd2(*check_pair(x, y), _polynomial, biased=False)
-
-
 def cmmd(generated: Rows, real: Rows, biased: bool = False) -> float:
     """CLIP maximum mean discrepancy (arXiv 2401.09603), times 1,000.
 

@@ -1,4 +1,4 @@
-"""Features in, mean and covariance out: streamed, merged across processes, kept in npz files."""
+"""Features in, mean and covariance out: streamed, and kept in npz files."""
 
 from __future__ import annotations
 
@@ -83,22 +83,10 @@ class GaussianStatistics:
         if self.mean is not None:
             check_width(features.shape[1], len(self.mean), ("added", "earlier"))
         for block in blocks(features, _BLOCK):
-            self._combine(len(block), block.mean(dim=0), block)
+            self._add(block)
 
-    def merge(self, other: GaussianStatistics) -> None:
-        """Add the pictures that another object has seen.
-
-        Raises:
-            ValueError: features of another width.
-        """
-        if other.mean is None or other.scatter is None:
-            return
-        if self.mean is not None:
-            check_width(len(other.mean), len(self.mean), ("added", "earlier"))
-        self._combine(other.n, other.mean, other.mean.new_empty(0, len(other.mean)))
-        self.scatter = self.scatter + other.scatter
-
-    def _combine(self, n: int, mean: Tensor, features: Tensor) -> None:
+    def _add(self, features: Tensor) -> None:
+        n, mean = len(features), features.mean(dim=0)
         if self.mean is None or self.scatter is None:
             self.mean = torch.zeros_like(mean)
             self.scatter = mean.new_zeros(len(mean), len(mean))
