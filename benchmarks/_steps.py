@@ -74,19 +74,19 @@ class NaiveImageAttention:
 
 
 def apply_naive(
-    model: ModelPatcher, adapter: LoadedAdapter, embeds: ReferenceEmbeds
+    model: ModelPatcher, loaded: LoadedAdapter, embeds: ReferenceEmbeds
 ) -> ModelPatcher:
     """The rival of `concat` on a clone of the model."""
-    load_model_gpu(adapter.patcher)
-    place = {"device": adapter.patcher.load_device, "dtype": model.model.get_dtype_inference()}
+    load_model_gpu(loaded.patcher)
+    place = {"device": loaded.patcher.load_device, "dtype": model.model.get_dtype_inference()}
     features, null = embeds.features[HIDDEN], embeds.null[HIDDEN]
-    project = adapter.adapter.image_proj
+    project = loaded.adapter.image_proj
     tokens = project(features.to(place["device"])).flatten(0, 1)  # [N T, C]
     nulls = project(null.to(place["device"])).repeat(len(features), 1, 1).flatten(0, 1)
     tokens = torch.stack([tokens, nulls]).to(**place)
     clone = model.clone()
     sites = cross_attention_sites(model.model.diffusion_model)
-    for site, layer in zip(sites, adapter.adapter.ip_adapter.values(), strict=True):
+    for site, layer in zip(sites, loaded.adapter.ip_adapter.values(), strict=True):
         weights = layer.to_k_ip.weight.to(**place), layer.to_v_ip.weight.to(**place)
         clone.set_model_attn2_replace(NaiveImageAttention(*weights, tokens), *site.block)
     return clone
@@ -139,7 +139,7 @@ class StepTimer:
 
 def measure(
     model: ModelPatcher,
-    adapter: LoadedAdapter,
+    loaded: LoadedAdapter,
     size: int,
     counts: Sequence[int],
     rounds: int,
@@ -149,7 +149,7 @@ def measure(
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "benchmark", _check_batch)
     timer = StepTimer(size, model.load_device)
-    groups = {n: _variants(model, adapter, n) for n in counts}
+    groups = {n: _variants(model, loaded, n) for n in counts}
     check = _check(timer, model, groups[counts[-1]])
     patched = {(n, name): m for n, group in groups.items() for name, m in group.items()}
     patched |= {(n, BASELINE): model for n in counts} | {(0, CONTROL): model}
@@ -178,15 +178,15 @@ def _check_batch(executor, x, *args, **kwargs):
     return executor(x, *args, **kwargs)
 
 
-def _variants(model: ModelPatcher, adapter: LoadedAdapter, count: int) -> dict[str, ModelPatcher]:
+def _variants(model: ModelPatcher, loaded: LoadedAdapter, count: int) -> dict[str, ModelPatcher]:
     embeds = references(count)
     patched = {}
     for aggregation in AGGREGATIONS:
-        patched[aggregation] = _apply(model, adapter, embeds, aggregation)
-    patched[WEIGHTED] = _apply(model, adapter, references(count, equal=False), "concat")
-    patched[NAIVE] = apply_naive(model, adapter, embeds)
+        patched[aggregation] = _apply(model, loaded, embeds, aggregation)
+    patched[WEIGHTED] = _apply(model, loaded, references(count, equal=False), "concat")
+    patched[NAIVE] = apply_naive(model, loaded, embeds)
     return patched
 
 
-def _apply(model, adapter, embeds, aggregation) -> ModelPatcher:
-    return steer(model, adapter, embeds, Steering(aggregation=aggregation))
+def _apply(model, loaded, embeds, aggregation) -> ModelPatcher:
+    return steer(model, loaded, embeds, Steering(aggregation=aggregation))

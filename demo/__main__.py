@@ -25,10 +25,10 @@ from .people import clear_view, portrait, write_references
 from .prompt import ADAPTER_FILE, WEIGHT, demo_prompt
 from .server import ComfyServer, ServerError
 from .sheet import Shown, demo_sheet
+from .world import WEIGHTS_FOLDER
 
 REFERENCES = 4
 IDENTITY, SEED = 0, 1
-WEIGHTS = Path(__file__).with_name("weights")
 ABOUT = (
     "A person whom the models have never seen. Each reference hides a part; together they tell "
     "nearly all."
@@ -86,7 +86,7 @@ def run_demo(output: Path, identity: int = IDENTITY) -> None:
     with tempfile.TemporaryDirectory(prefix="multi_ipadapter_demo_") as folder:
         adapters = Path(folder) / "models" / "ipadapter"
         adapters.mkdir(parents=True)
-        shutil.copyfile(WEIGHTS / "adapter.safetensors", adapters / ADAPTER_FILE)
+        shutil.copyfile(WEIGHTS_FOLDER / "adapter.safetensors", adapters / ADAPTER_FILE)
         # The demo's models are so small that further threads mostly wait for each other.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         print("Starting ComfyUI ...", end=" ", flush=True)

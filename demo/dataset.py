@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--people", type=int, default=PEOPLE, metavar="N", help="how many")
     parser.add_argument("--pictures", type=int, default=PICTURES, metavar="N", help="of each")
     options = parser.parse_args(arguments)
-    if not 1 <= options.people <= world.HELD_OUT.start or options.pictures < 2:
+    if not 1 <= options.people <= len(world.TRAINING) or options.pictures < 2:
         parser.error(
             f"got {options.people} people with {options.pictures} pictures each; expected 1 to "
-            f"{world.HELD_OUT.start} with at least 2"
+            f"{len(world.TRAINING)} with at least 2"
         )
     try:
         write_dataset(options.folder, options.people, options.pictures)

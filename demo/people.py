@@ -28,13 +28,13 @@ class Portrait(NamedTuple):
     hidden: tuple[str, ...]
 
 
-def portrait(identity: int, view: int, size: int = 128) -> Portrait:
+def portrait(identity: int, view: int) -> Portrait:
     """View `view` of the held-out person `identity`, 0 <= identity < 100,000."""
     who = world.identity(world.HELD_OUT.start + identity)
     scene = world.view(who.index, view)
     shown = zip(world.ATTRIBUTES, world.visible(who, scene), strict=True)
     hidden = tuple(name for name, visible in shown if not visible)
-    return Portrait(world.draw(who, scene, size), world.caption(scene), hidden)
+    return Portrait(world.draw(who, scene), world.caption(scene), hidden)
 
 
 def clear_view(identity: int) -> int:

@@ -34,9 +34,7 @@ def demo_prompt(
     prompt = {
         "models": node("MultiIPAdapter_Demo"),
         "adapter": node("MultiIPAdapter_Load", ipadapter_file=ADAPTER_FILE),
-        "references": node(
-            "MultiIPAdapter_EncodeReferences", adapter=["adapter", 0], clip_vision=["models", 3]
-        ),
+        "references": _references(len(pictures)),
         "steered": node(
             "MultiIPAdapter_Apply",
             model=["models", 0],
@@ -47,26 +45,31 @@ def demo_prompt(
         "positive": node("CLIPTextEncode", clip=["models", 1], text=text),
         "negative": node("CLIPTextEncode", clip=["models", 1], text=""),
         "latent": node("EmptyLatentImage", width=size, height=size, batch_size=1),
-        "sample": node(
-            "KSampler",
-            model=["steered", 0],
-            positive=["positive", 0],
-            negative=["negative", 0],
-            latent_image=["latent", 0],
-            seed=seed,
-            steps=steps,
-            cfg=CFG,
-            sampler_name="dpmpp_2m",
-            scheduler="normal",
-            denoise=1.0,
-        ),
+        "sample": _sampler(steps, seed),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["models", 2]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="demo"),
     }
-    for i, picture in enumerate(pictures):
-        prompt[f"picture_{i}"] = node("LoadImage", image=picture)
-        prompt["references"]["inputs"][f"reference_images.reference_image_{i}"] = [
-            f"picture_{i}",
-            0,
-        ]
-    return prompt
+    loaded = {f"picture_{i}": node("LoadImage", image=name) for i, name in enumerate(pictures)}
+    return prompt | loaded
+
+
+def _references(count: int) -> dict[str, Any]:
+    images = {f"reference_images.reference_image_{i}": [f"picture_{i}", 0] for i in range(count)}
+    links = {"adapter": ["adapter", 0], "clip_vision": ["models", 3]}
+    return node("MultiIPAdapter_EncodeReferences", **links, **images)
+
+
+def _sampler(steps: int, seed: int) -> dict[str, Any]:
+    return node(
+        "KSampler",
+        model=["steered", 0],
+        positive=["positive", 0],
+        negative=["negative", 0],
+        latent_image=["latent", 0],
+        seed=seed,
+        steps=steps,
+        cfg=CFG,
+        sampler_name="dpmpp_2m",
+        scheduler="normal",
+        denoise=1.0,
+    )

@@ -6,7 +6,6 @@ weights), with a classifier for each attribute and view factor and an identity e
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from ..models.files import read_tensors
 from . import world
 
-WEIGHTS = Path(__file__).with_name("weights") / "scorer.safetensors"
 _WIDTHS = (32, 64, 128, 192)
 EMBEDDING = 64
 
@@ -100,6 +98,6 @@ def bundled_scorer() -> Scorer:
         FileNotFoundError: the pack came without its weights.
     """
     scorer = Scorer()
-    tensors, _about = read_tensors(WEIGHTS)
+    tensors, _about = read_tensors(world.WEIGHTS_FOLDER / "scorer.safetensors")
     scorer.load_state_dict({name: value.float() for name, value in tensors.items()})
     return scorer.eval().requires_grad_(False)

@@ -22,6 +22,7 @@ from .client import ComfyClient
 PACK = Path(__file__).resolve().parents[1]
 PACK_NAME = "ComfyUI-MultiIPAdapter"
 HOST = "127.0.0.1"
+_TAIL = 25  # lines of the log in a message
 
 
 class ServerError(RuntimeError):
@@ -185,9 +186,9 @@ class ComfyServer:
         code = self._process.returncode
         return f"ComfyUI ended {when}, with exit code {code}. {self._tail()}"
 
-    def _tail(self, lines: int = 25) -> str:
+    def _tail(self) -> str:
         text = self.log.read_text(encoding="utf-8", errors="replace")
-        return f"End of {self.log}:\n" + "\n".join(text.splitlines()[-lines:])
+        return f"End of {self.log}:\n" + "\n".join(text.splitlines()[-_TAIL:])
 
 
 def run_in_foreground(command: list[str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,8 @@ from .portrait.colours import (
     SKIN,
 )
 from .portrait.render import render
+
+WEIGHTS_FOLDER = Path(__file__).with_name("weights")  # of the models that know this world
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "skin": tuple(SKIN),

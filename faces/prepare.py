@@ -53,43 +53,32 @@ def prepare(
         Cancelled: stopped.
     """
     step = _Step(on_progress, cancelled)
-    notes: list[str] = []
-    verdicts = []
-    for number, (name, load) in enumerate(pictures):
+    verdicts = [Verdict(name) for name, _ in pictures]
+    for number, (verdict, (_, load)) in enumerate(zip(verdicts, pictures, strict=True)):
         step(number, len(pictures), "finding faces")
-        verdict = Verdict(name)
-        verdicts.append(verdict)
-        picture = _read(verdict, load)
-        if picture is not None:
-            with _guarded(verdict):
-                _look(verdict, picture, number, analyser, settings)
-        picture = None  # before the next one is read
+        _look(verdict, load, number, analyser, settings)
+    notes: list[str] = []
     chosen = _chosen(verdicts, analyser, settings, notes)
     kept = _kept(verdicts, chosen, settings)
-    faces, masks, indices = [], [], []
+    cut = {}
     for done, number in enumerate(kept):
         step(done, len(kept), "cutting out")
-        verdict = verdicts[number]
-        picture = _read(verdict, pictures[number][1])
-        if picture is not None:
-            with _guarded(verdict):
-                face, mask = _cut(picture, verdict.face, settings)
-                verdict.place = len(faces)
-                faces.append(face)
-                masks.append(mask)
-                indices.append(number)
-        picture = None
+        squares = _cut(verdicts[number], pictures[number][1], settings)
+        if squares is not None:
+            verdicts[number].place = len(cut)
+            cut[number] = squares
     step(len(kept), len(kept), "done")
     for verdict in verdicts:
         verdict.candidates = []
-    if not faces:
+    if not cut:
         raise NoFacesError(_nothing(verdicts))
-    if len(faces) < len(kept):
+    if len(cut) < len(kept):
         notes.append(
-            f"{len(kept) - len(faces)} of the {len(kept)} chosen could not be read a second time "
+            f"{len(kept) - len(cut)} of the {len(kept)} chosen could not be read a second time "
             "and are missing."
         )
-    return Prepared(np.stack(faces), np.stack(masks), indices, verdicts, notes)
+    faces, masks = (np.stack(each) for each in zip(*cut.values(), strict=True))
+    return Prepared(faces, masks, list(cut), verdicts, notes)
 
 
 class _Step:
@@ -134,6 +123,16 @@ def _guarded(verdict: Verdict) -> Iterator[None]:
 
 
 def _look(
+    verdict: Verdict, load: Load, number: int, analyser: FaceAnalyser, settings: Settings
+) -> None:
+    """Find the faces of one picture."""
+    picture = _read(verdict, load)
+    if picture is not None:
+        with _guarded(verdict):
+            _find(verdict, picture, number, analyser, settings)
+
+
+def _find(
     verdict: Verdict, picture: np.ndarray, number: int, analyser: FaceAnalyser, settings: Settings
 ) -> None:
     if number < THUMBNAILS:
@@ -253,8 +252,13 @@ def _kept(verdicts: list[Verdict], chosen: dict[int, Candidate], settings: Setti
     return ranked if settings.order == ORDERS[0] else sorted(ranked)
 
 
-def _cut(picture: np.ndarray, face: Face, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    return crop(picture, face, settings.size, settings.kind, settings.margin)
+def _cut(verdict: Verdict, load: Load, settings: Settings) -> tuple[np.ndarray, np.ndarray] | None:
+    """The chosen face and its mask; None if the picture cannot be read again."""
+    picture = _read(verdict, load)
+    if picture is not None:
+        with _guarded(verdict):
+            return crop(picture, verdict.face, settings.size, settings.kind, settings.margin)
+    return None
 
 
 def _nothing(verdicts: list[Verdict]) -> str:

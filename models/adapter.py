@@ -15,6 +15,7 @@ from .lora import Lora
 from .projection import ProjectionConfig, build_projection
 
 FORMAT_VERSION = 1
+_WRITTEN = {"recogniser": "face_recogniser"}  # names in the files where they differ
 
 # (number of cross-attention layers, cross-attention dimension) -> family
 _FAMILIES = {(16, 768): "SD1.x", (16, 1024): "SD2.x", (70, 2048): "SDXL"}
@@ -38,7 +39,7 @@ class MultiIPAdapterConfig:
         aggregation: the method that the adapter was made for.
         aggregator_heads: head groups of the trained score; 0: the adapter has none.
         image_encoder: name of the image encoder, for messages.
-        face_recogniser: name of the embedding space of the faces, where the file tells it.
+        recogniser: name of the embedding space of the faces, where the file tells it.
         training: summary of the training run.
     """
 
@@ -48,7 +49,7 @@ class MultiIPAdapterConfig:
     aggregation: str = "concat"
     aggregator_heads: int = 0
     image_encoder: str = ""
-    face_recogniser: str = ""
+    recogniser: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -59,12 +60,14 @@ class MultiIPAdapterConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return asdict(self) | {"base_model": self.base_model}
+        values = {_WRITTEN.get(name, name): value for name, value in asdict(self).items()}
+        return values | {"base_model": self.base_model}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MultiIPAdapterConfig:
         """Back from `to_dict`; names of later format versions are ignored."""
-        known = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
+        names = {_WRITTEN.get(name, name): name for name in cls.__dataclass_fields__}
+        known = {names[k]: v for k, v in values.items() if k in names}
         projection = {
             k: v
             for k, v in known["projection"].items()

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 # (q [B, L, D], k [B, M, D], v [B, M, D], bias [B or 1, L, M] or None) -> [B, L, D]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -62,20 +61,6 @@ class ImageKeyValue(nn.Module):
         keys = [to_k(x) for (to_k, _), x in zip(pairs, tokens.unbind(1), strict=False)]
         values = [to_v(x) for (_, to_v), x in zip(pairs, tokens.unbind(1), strict=False)]
         return torch.stack(keys, dim=1), torch.stack(values, dim=1)
-
-
-def sdpa(heads: int) -> Attend:
-    """PyTorch's attention with `heads` heads, as an `Attend`."""
-
-    def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, L, H d] -> [B, H, L, d]
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        mask = None if bias is None else bias.unsqueeze(1)
-        out = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=mask)
-        return out.transpose(1, 2).flatten(2)
-
-    return attend
 
 
 def attend_by_products(

@@ -297,11 +297,11 @@ def _detect_faceid(
     )
 
 
-def _perceiver_sizes(tensors: Mapping[str, Tensor], prefix: str, dim_head: int = 64) -> dict:
+def _perceiver_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict:
     inner, _ = _shape(tensors, f"{prefix}layers.0.0.to_q.weight")
     wide, dim = _shape(tensors, f"{prefix}layers.0.1.1.weight")
     layers = f"{prefix}layers."
-    dim_head = min(dim_head, inner)
+    dim_head = min(64, inner)
     return {
         "depth": len({k[len(layers) :].split(".")[0] for k in tensors if k.startswith(layers)}),
         "heads": inner // dim_head,

@@ -12,48 +12,48 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
+from ..demo.world import WEIGHTS_FOLDER
 from ..models.checkpoint import load_adapter
 from ..models.files import read_tensors
 from . import demo_models as models
 from .key_values import LoadedAdapter
 
-WEIGHTS = Path(__file__).parents[1] / "demo" / "weights"
 ADAPTER = "adapter.safetensors"
 _TABLE = "text_model.embeddings.token_embedding.weight"
 _TOKENS = "tokens"
 
 
-def trained_unet(folder: Path = WEIGHTS) -> comfy.model_patcher.ModelPatcher:
+def trained_unet() -> comfy.model_patcher.ModelPatcher:
     """The base UNet of the demo world, 8 x 8 latents of 32 channels."""
     patcher = models.build_unet(models.WORLD, 0)
-    fill(patcher.model.diffusion_model, folder / "unet.safetensors")
+    fill(patcher.model.diffusion_model, WEIGHTS_FOLDER / "unet.safetensors")
     return patcher
 
 
-def trained_clip(folder: Path = WEIGHTS) -> comfy.sd.CLIP:
+def trained_clip() -> comfy.sd.CLIP:
     """Its text encoder; words that no caption of the world has say nothing."""
     clip = models.build_clip(models.WORLD, 0)
-    fill(clip.cond_stage_model.clip_l.transformer, folder / "text.safetensors")
+    fill(clip.cond_stage_model.clip_l.transformer, WEIGHTS_FOLDER / "text.safetensors")
     return clip
 
 
-def trained_vae(folder: Path = WEIGHTS) -> comfy.sd.VAE:
+def trained_vae() -> comfy.sd.VAE:
     """Its autoencoder."""
     vae = models.build_vae(models.WORLD, 0)
-    fill(vae.first_stage_model, folder / "vae.safetensors")
+    fill(vae.first_stage_model, WEIGHTS_FOLDER / "vae.safetensors")
     return vae
 
 
-def trained_clip_vision(folder: Path = WEIGHTS) -> comfy.clip_vision.ClipVisionModel:
+def trained_clip_vision() -> comfy.clip_vision.ClipVisionModel:
     """Its image encoder."""
     vision = models.build_clip_vision(models.WORLD, 0)
-    fill(vision.model, folder / "vision.safetensors")
+    fill(vision.model, WEIGHTS_FOLDER / "vision.safetensors")
     return vision
 
 
-def trained_adapter(folder: Path = WEIGHTS) -> LoadedAdapter:
+def trained_adapter() -> LoadedAdapter:
     """The adapter that this pack's own trainer made of them."""
-    adapter = load_adapter(folder / ADAPTER, comfy.ops.manual_cast)
+    adapter = load_adapter(WEIGHTS_FOLDER / ADAPTER, comfy.ops.manual_cast)
     return LoadedAdapter(adapter, "demo")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.k_diffusion.sampling
 import comfy.samplers
@@ -14,15 +14,20 @@ from ..models.aggregation import Aggregated
 from ..training.backbone import Backbone, Text
 
 
+class Condition(NamedTuple):
+    """What the model is told of each row: its text, and G and U; no layers: the base model."""
+
+    text: Text
+    layers: Sequence[Aggregated]
+
+
 @torch.no_grad()
 def sample_rows(
     model: Any,
     backbone: Backbone,
     noise: Tensor,
-    text: Text,
-    no_text: Text,
-    layers: Sequence[Aggregated],
-    no_layers: Sequence[Aggregated],
+    positive: Condition,
+    negative: Condition,
     steps: int,
     cfg: float,
 ) -> Tensor:
@@ -33,9 +38,7 @@ def sample_rows(
     Args:
         model: MODEL of the backbone.
         noise: [B, c, h, w] of unit variance.
-        text, no_text: conditioning of each row, positive and negative.
-        layers, no_layers: G and U of each row, with the references and with the null image; no
-            layers at all: the base model.
+        positive, negative: with the references, and with the null image.
     """
     sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
@@ -43,10 +46,9 @@ def sample_rows(
     def denoised(x: Tensor, sigma: Tensor, **_) -> Tensor:
         level = sigma.view(-1, 1, 1, 1)
         scaled, times = sampling.calculate_input(level, x), sampling.timestep(sigma)
-        halves = (text, layers), (no_text, no_layers)
         with_, without = (
-            sampling.calculate_denoised(level, backbone.denoise(scaled, times, *half).float(), x)
-            for half in halves
+            sampling.calculate_denoised(level, backbone.denoise(scaled, times, *each).float(), x)
+            for each in (positive, negative)
         )
         return without + cfg * (with_ - without)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..faces.analysis import FaceAnalyser
-from ..models.projection import FACE, HIDDEN, POOLED
-from ..models.references import ReferenceEmbeds, parse_weights
 from ..pictures.fit import FITS
-from .face_features import FACE_EMBEDDINGS, check_analyser, encode_faces
+from .face_features import FACE_EMBEDDINGS
 from .host.progress import show_text
 from .key_values import LoadedAdapter
 from .reference_thumbnails import thumbnails
@@ -20,7 +18,7 @@ from .sockets import (
     ReferenceEmbedsSocket,
     refuse_unknown,
 )
-from .vision import check_encoder, check_images, check_widths, encode, encode_null
+from .steering.encoding import encode_references
 
 MAX_SLOTS = 64
 
@@ -121,24 +119,15 @@ class EncodeReferenceImages(io.ComfyNode):
         **unknown,
     ) -> io.NodeOutput:
         refuse_unknown(unknown, "reference_images.reference_image_0", MAX_SLOTS, JOIN_PICTURES)
-        projection = adapter.config.projection
-        reads_faces = FACE in projection.inputs and face_analysis is not None
-        if not reads_faces:
-            check_encoder(clip_vision, projection)
-        else:
-            told = check_analyser(face_analysis, adapter)
-            if HIDDEN in projection.inputs:
-                check_widths(clip_vision, projection)
-        check_images(reference_images)
-        count = sum(len(image) for image in reference_images.values())
-        weights = parse_weights(reference_weights, count)
-        if reads_faces:
-            references, left_out = encode_faces(
-                face_analysis, clip_vision, reference_images, projection, weights, face_embeddings
-            )
-            show_text(cls, "\n".join(filter(None, (told, left_out))) or f"Faces encoded: {count}")
-            return io.NodeOutput(references, ui=thumbnails(reference_images))
-        names = tuple(dict.fromkeys((*projection.inputs, POOLED)))
-        features = encode(clip_vision, reference_images, fit, names)
-        references = ReferenceEmbeds(features, encode_null(clip_vision, names), weights)
+        references, told = encode_references(
+            adapter,
+            reference_images,
+            clip_vision,
+            face_analysis,
+            reference_weights,
+            fit,
+            face_embeddings,
+        )
+        if told:
+            show_text(cls, told)
         return io.NodeOutput(references, ui=thumbnails(reference_images))

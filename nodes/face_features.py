@@ -62,23 +62,23 @@ def check_recogniser(analyser: FaceAnalyser) -> None:
         )
 
 
-def check_analyser(analyser: FaceAnalyser, adapter: LoadedAdapter) -> str:
+def check_analyser(analyser: FaceAnalyser, loaded: LoadedAdapter) -> str:
     """As `check_recogniser`; and `warn_of_recogniser`.
 
     Raises:
         ValueError: it has no recogniser.
     """
     check_recogniser(analyser)
-    return warn_of_recogniser(adapter, analyser.recogniser)
+    return warn_of_recogniser(loaded, analyser.recogniser)
 
 
-def warn_of_recogniser(adapter: LoadedAdapter, recogniser: str) -> str:
+def warn_of_recogniser(loaded: LoadedAdapter, recogniser: str) -> str:
     """Log, and give, what is wrong if face embeddings are not of the adapter's recogniser."""
-    wanted = _recognisers(adapter)
+    wanted = _recognisers(loaded)
     if recogniser in wanted:
         return ""
     text = (
-        f"{adapter.name} reads faces of the recogniser {' or '.join(wanted)}; got {recogniser}, "
+        f"{loaded.name} reads faces of the recogniser {' or '.join(wanted)}; got {recogniser}, "
         "whose embeddings mean something else. The pictures will hardly resemble the person. "
         "Encode them with the other pack."
     )
@@ -86,13 +86,13 @@ def warn_of_recogniser(adapter: LoadedAdapter, recogniser: str) -> str:
     return text
 
 
-def _recognisers(adapter: LoadedAdapter) -> tuple[str, ...]:
+def _recognisers(loaded: LoadedAdapter) -> tuple[str, ...]:
     """Portrait-unnorm and InstantID have the same shapes: only the file's name may tell."""
-    if adapter.config.face_recogniser:
-        return (adapter.config.face_recogniser,)
-    if not adapter.config.projection.face_input:
+    if loaded.config.recogniser:
+        return (loaded.config.recogniser,)
+    if not loaded.config.projection.face_input:
         return (_FACEID,)
-    name = adapter.name.lower().replace("-", "").replace("_", "")
+    name = loaded.name.lower().replace("-", "").replace("_", "")
     if "instantid" in name:
         return (_INSTANTID,)
     return (_FACEID,) if "faceid" in name or "portrait" in name else (_FACEID, _INSTANTID)

@@ -191,13 +191,7 @@ class PrepareFaces(io.ComfyNode):
         refuse_unknown(unknown, "images.image_0", MAX_SLOTS, JOIN_PICTURES)
         settings = Settings(size, crop, margin, who, index, at_least, keep, order, drop_duplicates)
         pictures = _pictures(images, folder)
-        prepared = prepare(
-            pictures,
-            face_analysis,
-            settings,
-            on_progress=Progress(),
-            cancelled=cancelled,
-        )
+        prepared = prepare(pictures, face_analysis, settings, Progress(), cancelled)
         sheet = to_image(face_sheet(prepared))
         show_text(cls, str(prepared).split("\n")[0])
         return _outputs(prepared, sheet, ui.PreviewImage(sheet, cls=cls))

@@ -29,9 +29,10 @@ import torch  # noqa: E402
 
 from multi_ipadapter.demo.prompt import ADAPTER_FILE  # noqa: E402
 from multi_ipadapter.demo.server import ComfyServer  # noqa: E402
+from multi_ipadapter.demo.world import WEIGHTS_FOLDER  # noqa: E402
 from multi_ipadapter.nodes import MultiIPAdapterExtension  # noqa: E402
 from multi_ipadapter.nodes.dataset import ReferenceDataset  # noqa: E402
-from multi_ipadapter.nodes.demo_bundle import ADAPTER, WEIGHTS  # noqa: E402
+from multi_ipadapter.nodes.demo_bundle import ADAPTER  # noqa: E402
 from multi_ipadapter.nodes.demo_models import (  # noqa: E402
     DemoConfig,
     build_clip,
@@ -138,7 +139,7 @@ def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
     adapters = base / "models" / "ipadapter"
     adapters.mkdir(parents=True)
-    shutil.copyfile(WEIGHTS / ADAPTER, adapters / ADAPTER_FILE)
+    shutil.copyfile(WEIGHTS_FOLDER / ADAPTER, adapters / ADAPTER_FILE)
     (base / "custom_nodes").mkdir()
     shutil.copy(Path(__file__).with_name("tiny_models.py"), base / "custom_nodes")
     with pytest.MonkeyPatch.context() as patch:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from multi_ipadapter.models.adapter import MultiIPAdapter, MultiIPAdapterConfig
 from multi_ipadapter.models.aggregation import AGGREGATIONS, TokenScore, aggregate
-from multi_ipadapter.models.attention import add_image_attention, sdpa
+from multi_ipadapter.models.attention import add_image_attention
 from multi_ipadapter.models.projection import ProjectionConfig
+
+from .plain_attention import sdpa
 
 BATCH, DIM, HEADS, QUERIES = 2, 8, 2, 5
 BOUNDED = settings(max_examples=25, deadline=None, derandomize=True, database=None)

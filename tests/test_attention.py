@@ -13,8 +13,9 @@ from multi_ipadapter.models.attention import (
     ImageKeyValue,
     add_image_attention,
     attend_by_products,
-    sdpa,
 )
+
+from .plain_attention import sdpa
 
 BOUNDED = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 

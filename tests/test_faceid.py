@@ -371,7 +371,7 @@ def test_another_recogniser_is_warned_of(
 
 
 def test_an_adapter_that_names_its_recogniser(sd15, clip_vision, caplog):
-    adapter = make_adapter(sd15, FACEID, face_recogniser="mine/net")
+    adapter = make_adapter(sd15, FACEID, recogniser="mine/net")
     encode(adapter, clip_vision, block_pictures(1), BlockAnalyser("mine/net"))
     assert not warnings(caplog)
     encode(adapter, clip_vision, block_pictures(1))

@@ -87,7 +87,7 @@ def test_an_adapter_learns_from_faces_and_comes_back(base, models, faces, prompt
     assert len(losses["loss"]) == 6 and np.isfinite(losses["loss"]).all()
     projection = adapter.config.projection
     assert (projection.kind, projection.num_tokens, projection.id_dim) == ("faceid", 4, 512)
-    assert (adapter.config.face_recogniser, adapter.config.image_encoder) == ("w600k_r50", "")
+    assert (adapter.config.recogniser, adapter.config.image_encoder) == ("w600k_r50", "")
 
     model, _, _, clip_vision = models
     steered = sample(apply(model, adapter, references(adapter, clip_vision, 1, 2)), *prompts)
@@ -298,7 +298,7 @@ def test_the_command_line_with_insightface(tmp_path, pack, painted, caplog, caps
     assert models.faces.recogniser == "w600k_r50"
     result = train_job(models, job, resume, Watcher(), OneProcess())
     assert result.finished
-    assert result.adapter.config.face_recogniser == "w600k_r50"
+    assert result.adapter.config.recogniser == "w600k_r50"
     assert_says(warnings(caplog), "Left out", f"{FACELESS}: no face was found")
     assert "face embeddings" in capsys.readouterr().out
     (shard,) = (tmp_path / "out" / "cache").glob("shard-*.safetensors")

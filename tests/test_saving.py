@@ -192,3 +192,10 @@ def test_any_metadata_loads_or_gives_a_clear_error(data, inside, value, tmp_path
         refusal(path)
     else:
         assert_equal(adapter.state_dict(), tensors)
+
+
+def test_files_of_earlier_versions_name_the_recogniser():
+    config = replace(detect_config(small_file("faceid")), recogniser="w600k_r50")
+    values = config.to_dict()
+    assert values["face_recogniser"] == "w600k_r50" and "recogniser" not in values
+    assert MultiIPAdapterConfig.from_dict(json.loads(json.dumps(values))) == config

@@ -10,13 +10,14 @@ from multi_ipadapter.demo.prompt import STEPS
 from multi_ipadapter.demo.study import run
 from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, Cell, without
 from multi_ipadapter.demo.study.people import held_out
+from multi_ipadapter.demo.world import WEIGHTS_FOLDER
 from multi_ipadapter.models.checkpoint import load_adapter
 from multi_ipadapter.nodes import demo_bundle
 from multi_ipadapter.nodes.apply import ApplyMultiIPAdapter
 from multi_ipadapter.nodes.encode import EncodeReferenceImages as Encode
 from multi_ipadapter.nodes.key_values import LoadedAdapter
 
-FILE = demo_bundle.WEIGHTS / "adapter.safetensors"
+FILE = WEIGHTS_FOLDER / "adapter.safetensors"
 PEOPLE, N = 2, 3
 CFG = 5.0
 CELLS = [Cell(*MAIN, N, 1.0), Cell(*MAIN, N, 0.5), without(BASE), without(DESCRIBED)]

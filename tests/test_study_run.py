@@ -13,7 +13,6 @@ from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, RECODED, Cel
 from multi_ipadapter.demo.study.judging import told_factors
 from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo.study.summary import also_wrong, by_attribute, by_showing, chance
-from multi_ipadapter.nodes import demo_bundle
 
 PEOPLE, N = 5, 4
 BASE_CELL, TOLD, CODED, FOUR = CELLS = [
@@ -28,7 +27,7 @@ PART = Part(FIRST, CFG, 1.0, tuple(CELLS))
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     (folder / "adapters").mkdir()
-    bundled = demo_bundle.WEIGHTS / "adapter.safetensors"
+    bundled = world.WEIGHTS_FOLDER / "adapter.safetensors"
     shutil.copy(bundled, folder / "adapters" / f"{MAIN[0]}.safetensors")
     return folder
 
@@ -123,7 +122,7 @@ def test_what_is_measured_is_measured_again_only_when_its_models_change(folder, 
     assert times() == before
     other = folder / "other"
     other.mkdir()
-    bundled = (demo_bundle.WEIGHTS / "adapter.safetensors").read_bytes()
+    bundled = (world.WEIGHTS_FOLDER / "adapter.safetensors").read_bytes()
     (other / f"{MAIN[0]}.safetensors").write_bytes(bundled + b" ")  # another file, by its bytes
     people = run.checksum(held_out(folder / "pictures", PEOPLE, FIRST))
     marks = [run.fingerprint(FOUR, folder / name, people, CFG) for name in ("adapters", "other")]

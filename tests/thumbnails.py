@@ -20,12 +20,12 @@ from pathlib import Path
 from PIL import Image
 
 from multi_ipadapter.demo import world
-from multi_ipadapter.demo.__main__ import WEIGHTS
 from multi_ipadapter.demo.people import clear_view, portrait, write_references
 from multi_ipadapter.demo.portrait.canvas import Jitter
 from multi_ipadapter.demo.prompt import ADAPTER_FILE, WEIGHT, demo_prompt
 from multi_ipadapter.demo.server import ComfyServer
 from multi_ipadapter.demo.verdict import verdicts
+from multi_ipadapter.demo.world import WEIGHTS_FOLDER
 
 from .tiles import DRAWING, INK, MEASURING, PORTRAITS, SIZE, TRAINING, Card, Point
 
@@ -276,7 +276,7 @@ def draw_by_demo(identity: int, cells: Sequence[tuple[float, int]]) -> list[Imag
     with tempfile.TemporaryDirectory() as folder, ComfyServer(Path(folder), ["--cpu"]) as server:
         client = server.client
         adapter = server.base / "models" / "ipadapter" / ADAPTER_FILE
-        shutil.copyfile(WEIGHTS / "adapter.safetensors", adapter)
+        shutil.copyfile(WEIGHTS_FOLDER / "adapter.safetensors", adapter)
         most = max(number for _, number in cells)
         names = [client.upload(path) for path in write_references(Path(folder), identity, most)]
         text = portrait(identity, clear_view(identity)).caption

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from multi_ipadapter.models.attention import add_image_attention, sdpa
+from multi_ipadapter.models.attention import add_image_attention
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.backbone import Backbone
 from multi_ipadapter.training.config import TrainingConfig
 from multi_ipadapter.training.features import Encoders
 from multi_ipadapter.training.run import MadeFrom, Run
+
+from .plain_attention import sdpa
 
 WIDTHS = {POOLED: 48, HIDDEN: 64}
 SMALL = TrainingConfig(

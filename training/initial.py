@@ -45,7 +45,7 @@ def initial_adapter(
     loaded = load_adapter(config.start_from) if config.start_from else None
     plan = _plan(config, layer_dims, text_weights[0][0].shape[1], widths, loaded)
     if FACE in plan.projection.inputs:
-        plan = dataclasses.replace(plan, face_recogniser=recogniser)
+        plan = dataclasses.replace(plan, recogniser=recogniser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapter = MultiIPAdapter(plan)

@@ -16,6 +16,7 @@ from ...models.files import write_safetensors
 from ...nodes import demo_bundle
 from ...nodes import demo_models as models
 from ..scorer import Scorer
+from ..world import WEIGHTS_FOLDER
 from . import adapters, autoencoder, judging, text, unet, vision
 from .initial import initialise
 from .pictures import Pictures, descriptions, drawn
@@ -194,14 +195,14 @@ def bundle_stage(folder: Path) -> None:
     packed = {name: demo_bundle.packed(trained(folder, name, m)) for name, m in parts.items()}
     packed["text"] = demo_bundle.packed(text_model(wrapped), words.unique())
     for name, tensors in packed.items():
-        write_safetensors(demo_bundle.WEIGHTS / f"{name}.safetensors", tensors, {})
+        write_safetensors(WEIGHTS_FOLDER / f"{name}.safetensors", tensors, {})
 
 
-def adapters_stage(folder: Path, names: Sequence[str] = tuple(adapters.VARIANTS)) -> None:
+def adapters_stage(folder: Path) -> None:
     """Train the adapters of the study on the bundled models, which stay as they are."""
     dataset = folder / "people"
     adapters.write_dataset(training_pictures(folder), dataset)
-    for name in names:
+    for name in adapters.VARIANTS:
         adapters.train(name, dataset, folder / "adapters")
 
 
@@ -209,7 +210,7 @@ def bundled_adapter_stage(folder: Path) -> None:
     """The first adapter comes with the pack."""
     name = next(iter(adapters.VARIANTS))
     shutil.copyfile(
-        folder / "adapters" / f"{name}.safetensors", demo_bundle.WEIGHTS / demo_bundle.ADAPTER
+        folder / "adapters" / f"{name}.safetensors", WEIGHTS_FOLDER / demo_bundle.ADAPTER
     )
 
 

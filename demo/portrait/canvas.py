@@ -140,9 +140,7 @@ class Canvas:
         placed = np.stack((a * x + b * y + self.center[0], c * x + d * y + self.center[1]), axis=1)
         self.pen.polygon(np.rint(placed).ravel().tolist(), fill=(*color, alpha))
 
-    def stroke(
-        self, points: Points, width: float, color: Color, taper: float = 1.0, alpha: int = 255
-    ) -> None:
+    def stroke(self, points: Points, width: float, color: Color, taper: float = 1.0) -> None:
         """Draws a curve (n, 2) as a band with round ends; taper: width at the ends / middle."""
         step = np.empty_like(points)
         step[1:-1] = points[2:] - points[:-2]
@@ -151,8 +149,8 @@ class Canvas:
         along = np.linspace(-1.0, 1.0, len(points))[:, None]
         half = width / 2 * (1 - (1 - taper) * along * along)
         normal = np.stack((-step[:, 1], step[:, 0]), axis=1) / length * half
-        self.fill(np.concatenate((points + normal, (points - normal)[::-1])), color, alpha)
-        if alpha == 255 and taper > 0.3:
+        self.fill(np.concatenate((points + normal, (points - normal)[::-1])), color)
+        if taper > 0.3:
             for end in (points[0], points[-1]):
                 radius = width / 2 * taper
                 self.fill(ellipse(end[0], end[1], radius, radius), color)
@@ -176,11 +174,10 @@ class Sitter:
             x = x * 0.95 + 0.05 * self.turn * depth
         return np.concatenate((x, points[:, 1:]), axis=1)
 
-    def outline(self, jaw: str, grow: float = 0.0) -> Points:
+    def outline(self, jaw: str) -> Points:
         """Returns the head's outline: the same skull for all, the given jaw."""
         skull = [(0.0, -0.322), (0.135, -0.292), (0.228, -0.205), (0.266, -0.08), (0.270, 0.03)]
         head = spline(both([*skull, *JAWS[jaw]]))
-        head = head * (1 + grow)
         lean = np.clip(head[:, 1:] + 0.1, 0, 1) * 1.4
         turned = self.place(head, 0.25)
         return turned + np.concatenate((lean * 0.05 * self.turn, 0 * lean), axis=1)

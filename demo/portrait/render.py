@@ -83,13 +83,6 @@ def render(
         An RGB picture, size x size.
     """
     turn = {"left": -1, "ahead": 0, "right": 1}[scene["pose"]]
-    close = scene["crop"] == "close"
-    scale = jitter.scale * (2.12 if close else 1.0)
-    right, down = jitter.shift
-    center = (0.5 + right, 0.47 + down)
-    if close:  # on the features: hair, ears and neck are out of the frame
-        center = (0.5 - 0.03 * scale * turn + right / 3, 0.5 - 0.08 * scale + down / 3)
-    canvas = Canvas(size, scale, center, jitter.tilt)
     who = Sitter(
         look=look,
         scene=scene,
@@ -98,6 +91,25 @@ def render(
         hair=warmer(HAIR[look["hair colour"]], traits.hair_hue),
         turn=turn,
     )
+    canvas = _canvas(scene["crop"] == "close", turn, jitter, size)
+    _paint(canvas, who)
+    return finish(canvas.image, scene["light"], jitter)
+
+
+def _canvas(close: bool, turn: int, jitter: Jitter, size: int) -> Canvas:
+    """Empty, framed for a portrait or a close-up."""
+    scale = jitter.scale * (2.12 if close else 1.0)
+    right, down = jitter.shift
+    center = (0.5 + right, 0.47 + down)
+    if close:  # on the features: hair, ears and neck are out of the frame
+        center = (0.5 - 0.03 * scale * turn + right / 3, 0.5 - 0.08 * scale + down / 3)
+    return Canvas(size, scale, center, jitter.tilt)
+
+
+def _paint(canvas: Canvas, who: Sitter) -> None:
+    """All layers, from the background to what is worn in front of the face."""
+    look, scene = who.look, who.scene
+    close = scene["crop"] == "close"
     headgear = scene["hat"]
     # In a close-up hair is out of the frame, or brushed out of it, but for a deep fringe.
     cut = close and look["hairstyle"] not in FRINGES
@@ -136,4 +148,3 @@ def render(
     if headgear == "headphones":
         hat(canvas, who)
     lower_face(canvas, who)
-    return finish(canvas.image, scene["light"], jitter)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models.adapter import MultiIPAdapter
-from ...nodes.demo_sampling import sample_rows, weighted
+from ...nodes.demo_sampling import Condition, sample_rows, weighted
 from ...training.backbone import Backbone
 from ..build.pictures import descriptions
 from ..prompt import STEPS
@@ -61,15 +61,15 @@ class Studio:
         texts = self.described if cell.adapter == DESCRIBED else pictures.captions
         text = self.backbone.encode_text([texts[row] for row in rows])
         no_text = self.backbone.encode_text([""] * len(rows))
+        given, null = self._layers(cell, adapter, rows)
         return sample_rows(
             self.model,
             self.backbone,
             self._noise(rows),
-            text,
-            no_text,
-            *self._layers(cell, adapter, rows),
-            steps=STEPS,
-            cfg=self.cfg,
+            Condition(text, given),
+            Condition(no_text, null),
+            STEPS,
+            self.cfg,
         )
 
     def _noise(self, rows: Tensor) -> Tensor:

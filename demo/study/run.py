@@ -24,6 +24,7 @@ from ...nodes.training_backbone import training_backbone
 from ...training.config import TrainingConfig
 from ..prompt import STEPS
 from ..scorer import Judgement, Scorer, bundled_scorer, judge
+from ..world import WEIGHTS_FOLDER
 from .cells import BASE, DESCRIBED, RECODED, Cell, Part, without
 from .drawing import Studio
 from .judging import scores
@@ -112,7 +113,7 @@ def real_pictures(folder: Path) -> Judgement:
 def other_features(folder: Path) -> Tensor:
     """Features of real pictures of other people [n, 192], for FID and KID."""
     path = folder / "other_people.safetensors"
-    made_of = {_MADE_OF: _digest(demo_bundle.WEIGHTS / "scorer.safetensors")}
+    made_of = {_MADE_OF: _digest(WEIGHTS_FOLDER / "scorer.safetensors")}
     if _made_of(path) != made_of[_MADE_OF]:
         pixels = torch.from_numpy(other_people(folder / "pictures").pixels.copy())
         write_safetensors(path, {"features": judge(bundled_scorer(), pixels).features}, made_of)
@@ -122,7 +123,7 @@ def other_features(folder: Path) -> Tensor:
 def fingerprint(cell: Cell, adapters: Path, shown: int, cfg: float) -> str:
     """Of what a cell is made of: models, settings, and people, of whom `shown` is the checksum."""
     files = [
-        path for path in sorted(demo_bundle.WEIGHTS.glob("*.safetensors")) if path.stem != "adapter"
+        path for path in sorted(WEIGHTS_FOLDER.glob("*.safetensors")) if path.stem != "adapter"
     ]
     if cell.references:
         files.append(adapters / f"{cell.adapter}.safetensors")
