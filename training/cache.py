@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..files.folder import Skipped
 from ..models.projection import HIDDEN
-from .batch import LATENTS, MASK, R
+from .batch import LATENTS, MASK
 from .claims import STALE_SECONDS, Claim, remove_stale, take
 from .features import Encoded, Encoders, encode_pictures
 from .plan import (
@@ -32,6 +32,7 @@ from .plan import (
     write_plan,
 )
 from .records import PictureIndex, require_pairs
+from .sampling import R
 from .shards import (
     DamagedShardError,
     Shard,

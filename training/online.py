@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..files.folder import Skipped
-from .batch import MASK, R, UnreadableError
+from .batch import MASK, UnreadableError
 from .features import BATCH, Encode, encode_pictures
 from .records import PictureIndex
-from .sampling import without_bad
+from .sampling import R, without_bad
 
 
 class OnlineSource:
