@@ -31,7 +31,7 @@ def decode(file: BinaryIO, name: str, size: int = 0) -> tuple[Image.Image, tuple
         BadPictureError: no picture, damaged, or more than `MAX_PIXELS`.
     """
     try:
-        image = Image.open(file, formats=_FORMATS)
+        image: Image.Image = Image.open(file, formats=_FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise Image.DecompressionBombError

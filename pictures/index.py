@@ -50,13 +50,13 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def __getitem__(self, i: int) -> str:
+    def __getitem__(self, i: int) -> str:  # type: ignore[override]  # no slices are asked for
         if not 0 <= i < len(self):
             raise IndexError(i)
         return self.data[self.ends[i] : self.ends[i + 1]].decode("utf-8", "surrogatepass")
 
 
-def _running_sum(lengths) -> np.ndarray:
+def _running_sum(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))]).astype(np.int64)
 
 
@@ -184,11 +184,15 @@ class PictureIndex:
         """All but some pictures; identities that have none left go too."""
         keep = np.ones(len(self), dtype=bool)
         keep[list(numbers)] = False
-        counts = np.add.reduceat(keep, self.starts[:-1], dtype=np.int64) if len(self) else []
-        left = [i for i, count in enumerate(counts) if count]
-        return self._part(left, [counts[i] for i in left], np.flatnonzero(keep))
+        counts = np.zeros(0, np.int64)
+        if len(self):
+            counts = np.add.reduceat(keep, self.starts[:-1], dtype=np.int64)
+        left = np.flatnonzero(counts).tolist()
+        return self._part(left, counts[left], np.flatnonzero(keep))
 
-    def _part(self, identities, counts, numbers: np.ndarray) -> PictureIndex:
+    def _part(
+        self, identities: Sequence[int], counts: Sequence[int] | np.ndarray, numbers: np.ndarray
+    ) -> PictureIndex:
         return PictureIndex(
             self.root,
             self.store,
@@ -219,7 +223,7 @@ class PictureIndex:
             )
         chosen = np.sort(random.permutation(usable)[:held_out])
         left = np.setdiff1d(np.arange(len(self.identities)), chosen)
-        return self.subset(left), self.subset(chosen)
+        return self.subset(left.tolist()), self.subset(chosen.tolist())
 
 
 def group(

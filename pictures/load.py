@@ -30,7 +30,7 @@ def load_picture(
         image, full_size = decode(file, name, 0 if picture.box else size)
     scale = image.width / full_size[0]  # below 1 when the decoder made it smaller
     region = fit_region(*full_size, size, fit, picture.box)
-    pixels = render(image, tuple(v * scale for v in region), size, PAD)
+    pixels = render(image, _scaled(region, scale, scale), size, PAD)
     mask = None
     if picture.mask:
         mask = _load_mask(picture.mask, full_size, region, size)
@@ -60,8 +60,11 @@ def _load_mask(path: Path, full_size: tuple[int, int], region: Region, size: int
     with _open(lambda: path.open("rb"), name) as file:
         image = decode(file, name)[0].convert("L")
     x, y = image.width / full_size[0], image.height / full_size[1]
-    scaled = (region[0] * x, region[1] * y, region[2] * x, region[3] * y)
-    return torch.from_numpy(render(image, scaled, size, 0).astype(np.float32) / 255)
+    return torch.from_numpy(render(image, _scaled(region, x, y), size, 0).astype(np.float32) / 255)
+
+
+def _scaled(region: Region, x: float, y: float) -> Region:
+    return region[0] * x, region[1] * y, region[2] * x, region[3] * y
 
 
 def _open(opener: Callable[[], BinaryIO], name: str) -> BinaryIO:

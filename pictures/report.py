@@ -93,20 +93,17 @@ def inspect_dataset(
     """
     sizes = index.sizes()
     missing = np.flatnonzero(sizes < 0).tolist()
-    corrupt = {int(n): "empty file" for n in np.flatnonzero(sizes == 0)}
-    tiny = np.flatnonzero((sizes > 0) & (sizes < TINY_BYTES)).tolist()
-    opened = 0
+    corrupt = dict.fromkeys(np.flatnonzero(sizes == 0).tolist(), "empty file")
+    tiny, opened = np.flatnonzero((sizes > 0) & (sizes < TINY_BYTES)).tolist(), 0
     if deep:
         left = np.flatnonzero(sizes > 0).tolist()
         found, tiny, opened = _open_all(index, left, on_progress, should_stop)
         corrupt |= found
-    good = index.without([*missing, *corrupt])
+    bad = sorted(corrupt)
+    good = index.without([*missing, *bad])
     counts = good.counts()
     usable = int(counts[counts >= 2].sum())
-
-    def name(number: int) -> str:
-        return printable(index.name(number))
-
+    duplicates = _duplicates(index, sizes, deep, should_stop)
     report = DatasetReport(
         root=printable(str(index.root)),
         identities=len(index.identities),
@@ -114,11 +111,11 @@ def inspect_dataset(
         usable_identities=int((counts >= 2).sum()),
         usable_pictures=usable,
         histogram=dict(sorted(Counter(counts.tolist()).items())),
-        singles=tuple(printable(good.identities[i]) for i in np.flatnonzero(counts == 1)),
-        missing=tuple(map(name, missing)),
-        corrupt=tuple((name(n), reason) for n, reason in sorted(corrupt.items())),
-        duplicates=tuple(tuple(map(name, g)) for g in _duplicates(index, sizes, deep, should_stop)),
-        tiny=tuple(map(name, tiny)),
+        singles=tuple(printable(good.identities[i]) for i in np.flatnonzero(counts == 1).tolist()),
+        missing=_names(index, missing),
+        corrupt=tuple(zip(_names(index, bad), (corrupt[n] for n in bad), strict=True)),
+        duplicates=tuple(_names(index, group) for group in duplicates),
+        tiny=_names(index, tiny),
         skipped=tuple((printable(s.path), printable(s.reason)) for s in index.skipped),
         notes=tuple(index.notes),
         cache_bytes=usable * picture_bytes,
@@ -127,6 +124,10 @@ def inspect_dataset(
         cache_of=cache_of,
     )
     return report, good
+
+
+def _names(index: PictureIndex, numbers: Iterable[int]) -> tuple[str, ...]:
+    return tuple(printable(index.name(number)) for number in numbers)
 
 
 def picture_bytes(

@@ -37,7 +37,7 @@ def run_history(folder: Path) -> dict[str, Any]:
 
 def metrics_csv(folder: Path) -> str:
     """One row for every step that was reported or validated, with a head; empty where no value."""
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[float, dict[str, Any]] = {}
     for entry in read_metrics(folder / "metrics.jsonl"):
         if entry["kind"] == "train":
             for step, loss in curves([entry])["loss"]:
@@ -55,11 +55,11 @@ def metrics_csv(folder: Path) -> str:
 
 def thinned(points: Sequence[tuple[float, float | None]], most: int = MOST_POINTS) -> Points:
     """Means over neighbours, so that no more than `most` points are left; at their last step."""
-    points = [point for point in points if point[1] is not None]
-    together = -(-len(points) // most)
+    known = [(step, value) for step, value in points if value is not None]
+    together = -(-len(known) // most)
     if together <= 1:
-        return points
-    groups = (points[i : i + together] for i in range(0, len(points), together))
+        return known
+    groups = (known[i : i + together] for i in range(0, len(known), together))
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
 
 

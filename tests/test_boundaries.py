@@ -1,20 +1,54 @@
-"""Only nodes/ knows ComfyUI: what the other layers import, seen from a fresh interpreter."""
+"""Who may import whom: floors, from the ground up; only nodes/ knows ComfyUI."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.process
-
 ROOT = Path(__file__).resolve().parent.parent
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes"}
-MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py"))
+COMFYUI |= {"server", "execution"}
+
+# A module imports from its own floor and from those before it.
+FLOORS = (
+    "files",
+    "figures",
+    "demo_world",
+    "pictures",
+    "models",
+    "runs",
+    "diffusion",
+    "faces",
+    "training",
+    "evaluation",
+    "nodes.host",
+    "nodes.unet",
+    "nodes.steering",
+    "nodes.binding",
+    "nodes.faces",
+    "nodes.demo",
+    "nodes.training",
+    "nodes.evaluation",
+    "nodes",  # its __init__: the list of nodes
+    "demo",
+    "benchmarks",
+    "assets",
+    "__main__",
+)
+# `python -m multi_ipadapter.training`, which documents and users name; the only arrow up.
+DOORS = {("training.__main__", "nodes.training.headless")}
+# Below nodes/, these alone know ComfyUI: who starts it, and what is built and measured inside it.
+INSIDE_COMFYUI = ("runs.comfyui", "nodes", "demo.build", "demo.study", "benchmarks")
+# Read by dev.py's commands and by plain scripts: no torch.
+LIGHT = ("files.atomic", "files.folder", "files.names", "files.claims", "files.lock")
+LIGHT += ("demo_world.world", "demo_world.people", "demo_world.description", "demo.client")
 
 # As ComfyUI loads a pack: by its path, under a name of its own.
 LOAD_BY_PATH = f"""
@@ -24,6 +58,54 @@ spec = importlib.util.spec_from_file_location("pack at some path", path)
 pack = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pack)
 """
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name within it; the package itself is ""."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] in ("tests", "dev") or any(part.startswith(".") for part in parts):
+            continue
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of each module that one imports, wherever in it the import stands."""
+    path = MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name.removeprefix("multi_ipadapter.") for alias in node.names]
+            yield from ((node.lineno, name) for name in names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.lineno, node.module
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{source}.{alias.name}".lstrip(".")
+                yield node.lineno, inner if inner in MODULES else source
+
+
+def floor(name: str) -> int:
+    """Number of a module's floor, the longest name that it begins with."""
+    inside = [n for n, place in enumerate(FLOORS) if f"{name}.".startswith(f"{place}.")]
+    assert inside, f"{name} is on no floor; give its folder a place in FLOORS"
+    return max(inside, key=lambda n: len(FLOORS[n]))
+
+
+def arrows_up(name: str) -> list[str]:
+    """Imports of a module that point to a floor above its own."""
+    return [
+        f"{name}, line {line}: {target} is above it"
+        for line, target in imports(name)
+        if target in MODULES and (name, target) not in DOORS and floor(target) > floor(name)
+    ]
 
 
 def modules_after(code: str, blocked: tuple[str, ...] = ()) -> set[str]:
@@ -44,14 +126,57 @@ def top_level(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def test_models_know_neither_comfyui_nor_the_nodes():
-    code = "\n".join(f"import multi_ipadapter.models.{name}" for name in MODELS if name[0] != "_")
-    loaded = modules_after(code)
-    assert {f"multi_ipadapter.models.{name}" for name in ("projection", "checkpoint")} <= loaded
-    assert not top_level(loaded) & COMFYUI
-    assert not any(name.startswith("multi_ipadapter.nodes") for name in loaded)
+@pytest.mark.parametrize("place", FLOORS)
+def test_imports_point_down(place):
+    inside = [name for name in MODULES if name and FLOORS[floor(name)] == place]
+    assert inside, f"{place} is empty; take it out of FLOORS"
+    assert [arrow for name in inside for arrow in arrows_up(name)] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "statement", "target"),
+    [
+        (
+            "files.atomic",
+            "def late():\n    from ..nodes.steering import apply",
+            "nodes.steering.apply",
+        ),
+        ("nodes.host.wires", "from ..training.train import Train", "nodes.training.train"),
+        ("evaluation.plan", "from ..nodes import demo", "nodes.demo"),
+        ("training.loop", "import multi_ipadapter.nodes.training.run", "nodes.training.run"),
+    ],
+)
+def test_an_import_that_points_up_is_found(name, statement, target, tmp_path, monkeypatch):
+    planted = tmp_path / "planted.py"
+    planted.write_text(statement)
+    monkeypatch.setitem(MODULES, name, planted)
+    line = statement.count("\n") + 1
+    assert arrows_up(name) == [f"{name}, line {line}: {target} is above it"]
+
+
+def test_every_door_is_used():
+    assert {
+        door for door in DOORS if door[1] in {target for _, target in imports(door[0])}
+    } == DOORS
+
+
+def test_only_nodes_import_comfyui():
+    found = {name for name in MODULES for _, x in imports(name) if x.partition(".")[0] in COMFYUI}
+    assert len(found) > 20
+    assert [
+        name
+        for name in sorted(found)
+        if not f"{name}.".startswith(tuple(f"{place}." for place in INSIDE_COMFYUI))
+    ] == []
+
+
+@pytest.mark.process
+def test_what_scripts_read_is_light():
+    loaded = modules_after("\n".join(f"import multi_ipadapter.{name}" for name in LIGHT))
+    assert not top_level(loaded) & (COMFYUI | {"torch", "transformers"})
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["training.loop", "evaluation.run", "evaluation.loading"])
 def test_training_and_evaluation_know_no_comfyui(name):
     loaded = modules_after(f"import multi_ipadapter.{name}")
@@ -60,6 +185,7 @@ def test_training_and_evaluation_know_no_comfyui(name):
     assert not any(name.startswith("multi_ipadapter.nodes") for name in loaded)
 
 
+@pytest.mark.process
 def test_the_nodes_need_no_optional_package():
     """insightface brings cv2 and onnxruntime along; all nodes are there without them."""
     optional = ("insightface", "onnxruntime", "cv2", "accelerate", "skimage")
@@ -79,12 +205,14 @@ assert {{"PrepareFaces", "EncodeReferenceImages", "RankPictures"}} <= {{n.__name
     assert not top_level(loaded) & set(optional)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("code", ["import multi_ipadapter", LOAD_BY_PATH], ids=["name", "path"])
 def test_the_package_itself_imports_nothing_heavy(code):
     loaded = modules_after(code)
     assert not top_level(loaded) & (COMFYUI | {"torch", "numpy", "safetensors"})
 
 
+@pytest.mark.process
 def test_what_comfyui_finds_in_the_package():
     modules_after(
         LOAD_BY_PATH

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..files.folder import Skipped
 from ..pictures.index import PictureIndex
-from .sampling import Identities, Row
+from .sampling import Identities, R, Row
 
 LATENTS, MASK = "latents", "mask"
-R, T = TypeVar("R"), TypeVar("T")
+T = TypeVar("T")
 
 
 class UnreadableError(ValueError):
@@ -81,15 +81,15 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Moved, without waiting where the memory is pinned."""
 
-        def move(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.to(device, non_blocking=True)
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
 
         return Batch(
             move(self.latents),
             self.captions,
             {name: move(x) for name, x in self.features.items()},
             move(self.present),
-            move(self.mask),
+            None if self.mask is None else move(self.mask),
             move(self.drop_image),
         )
 

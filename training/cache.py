@@ -20,7 +20,7 @@ from ..files.claims import STALE_SECONDS, Claim, remove_stale, take
 from ..files.folder import Skipped
 from ..models.projection import HIDDEN
 from ..pictures.index import PictureIndex, require_pairs
-from .batch import LATENTS, MASK, R
+from .batch import LATENTS, MASK
 from .cache_plan import (
     CacheKey,
     CacheSpec,
@@ -32,6 +32,7 @@ from .cache_plan import (
     write_plan,
 )
 from .features import Encoded, Encoders, encode_pictures
+from .sampling import R
 from .shards import (
     DamagedShardError,
     Shard,

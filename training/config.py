@@ -13,10 +13,10 @@ from ..runs.state import MayChange
 
 # The first group shapes the steps to come, so a change is told; it is what the remedies for NaN and
 # for too little memory ask for.
-_TOLD = ("learning_rate", "projection_learning_rate", "clip_norm", "precision")
+_TOLD: tuple[str, ...] = ("learning_rate", "projection_learning_rate", "clip_norm", "precision")
 _TOLD += ("batch_size", "accumulation")
-_FREE = ("steps", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
-_FREE += ("prefetch", "compile", "gradient_checkpointing")
+_FREE: tuple[str, ...] = ("steps", "log_every", "validate_every", "checkpoint_every")
+_FREE += ("keep_checkpoints", "prefetch", "compile", "gradient_checkpointing")
 _FREE += ("validation_identities", "validation_references")
 MAY_CHANGE = MayChange(_TOLD, _FREE)
 

@@ -131,8 +131,8 @@ def _projection(
     if config.projection == "faceid":
         if FACE not in widths:
             raise ValueError(f"Got projection = faceid without face analysis; {_FACES_NEEDED}")
-        sizes = {"id_dim": widths[FACE], "hidden_dim": 2 * widths[FACE]}
-        return ProjectionConfig("faceid", config.num_tokens or 4, context_dim, **sizes)
+        tokens, width = config.num_tokens or 4, widths[FACE]
+        return ProjectionConfig("faceid", tokens, context_dim, id_dim=width, hidden_dim=2 * width)
     usual = _SDXL_DIM if context_dim == _SDXL_CONTEXT else context_dim
     dim = config.resampler_dim or usual
     dim_head = min(_DIM_HEAD, dim)

@@ -126,6 +126,7 @@ def parse_settings(text: str) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    value: Any
     if number := _NUMBER.match(text):
         value, end = _number(number[0].replace("_", "")), number.end()
     elif quoted := re.match(r"'([^']*)'", text):

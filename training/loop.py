@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -302,7 +302,7 @@ class Trainer:
             )
         return losses.mean()
 
-    def _batches(self) -> Iterator[Prepared]:
+    def _batches(self) -> Generator[Prepared, None, None]:
         """This process's rows from the present micro-step on, prepared ahead in a thread."""
         names, slots = self.adapter.config.projection.inputs, self.config.slots
         num_timesteps = len(self.backbone.alphas_cumprod)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..files.folder import Skipped
 from ..pictures.index import PictureIndex
-from .batch import MASK, R, UnreadableError
+from .batch import MASK, UnreadableError
 from .features import BATCH, Encode, encode_pictures
-from .sampling import without_bad
+from .sampling import R, without_bad
 
 
 class OnlineSource:

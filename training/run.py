@@ -253,6 +253,7 @@ class Run:
     def _validate(self, step: int, metrics: MetricsFile, watcher: Watcher) -> None:
         adapter = self.trainer.averaged() if step else self.trainer.adapter
         device = self.trainer.backbone.device
+        assert self.validator is not None
         report = self.validator(adapter.to(device), step, watcher.should_stop)
         if report is None:
             return

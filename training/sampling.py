@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -104,7 +104,21 @@ class DropOneSampler:
         return both, both
 
 
-R = TypeVar("R")
+class Drawn(Protocol):
+    """A row: a target and its references, in a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def target(self) -> int:
+        """Number of the picture to restore."""
+
+    @property
+    def references(self) -> tuple[int, ...]:
+        """Numbers of those that it is restored from."""
+
+
+R = TypeVar("R", bound=Drawn)
 
 
 def without_bad(row: R, index: PictureIndex, is_bad: Callable[[int], bool]) -> R:

@@ -56,7 +56,7 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor], bad: Mapping[int, str
 
 
 def _crc(row: Tensor) -> int:
-    return zlib.crc32(row.contiguous().numpy())
+    return zlib.crc32(row.contiguous().numpy().data)
 
 
 class Shard:

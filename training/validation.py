@@ -129,7 +129,9 @@ class Validator:
         return ValidationReport(
             step,
             len(self.cases),
-            *(Interval.of(joined[name]) for name in ("matched", "none", "shuffled")),
+            matched=Interval.of(joined["matched"]),
+            none=Interval.of(joined["none"]),
+            shuffled=Interval.of(joined["shuffled"]),
             gain=Interval.of(joined["none"] - joined["matched"]),
             gain_over_shuffled=Interval.of(joined["shuffled"] - joined["matched"]),
             attention_ratio=tuple(torch.stack(ratios).mean(0).tolist()),
@@ -218,7 +220,10 @@ class Validator:
 
 
 def _rows_of(layers: Sequence[Aggregated], rows: Tensor) -> list[Aggregated]:
-    return [Aggregated(*(None if x is None else x[rows] for x in layer)) for layer in layers]
+    return [
+        Aggregated(keys[rows], values[rows], None if bias is None else bias[rows])
+        for keys, values, bias in layers
+    ]
 
 
 def _groups(index: Identities) -> list[range]:

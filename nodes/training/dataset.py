@@ -6,9 +6,9 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.v0_0_2 import io, ui
 
-from ...pictures.index import require_pairs
+from ...pictures.index import PictureIndex, require_pairs
 from ...pictures.open import KINDS, open_dataset
-from ...pictures.report import inspect_dataset, picture_bytes
+from ...pictures.report import DatasetReport, inspect_dataset, picture_bytes
 from ..host.folders import changed_at, find_dataset
 from ..host.progress import show_text
 from ..host.wires import CATEGORY, ReferenceDatasetSocket
@@ -80,17 +80,25 @@ class ReferenceDataset(io.ComfyNode):
     def execute(
         cls, dataset: str, kind: str = "auto", split: str = "train", inspect: bool = False
     ) -> io.NodeOutput:
-        index = open_dataset(find_dataset(dataset), kind, split)
-        progress = comfy.utils.ProgressBar(len(index))
-        report, index = inspect_dataset(
-            index,
-            picture_bytes=picture_bytes(),
-            cache_of="SD1.5 at 512 pixels, CLIP-ViT-H hidden states",
-            deep=inspect,
-            on_progress=progress.update_absolute,
-            should_stop=comfy.model_management.processing_interrupted,
-        )
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        require_pairs(index)
+        report, index = inspected(open_dataset(find_dataset(dataset), kind, split), inspect)
         show_text(cls, str(report))
         return io.NodeOutput(index, str(report), ui=ui.PreviewText(str(report)))
+
+
+def inspected(index: PictureIndex, deep: bool) -> tuple[DatasetReport, PictureIndex]:
+    """What a dataset holds, and what of it can be used; the user may cancel.
+
+    Raises:
+        ValueError: nothing in it can be trained on.
+        InterruptProcessingException: cancelled.
+    """
+    report, good = inspect_dataset(
+        index,
+        picture_bytes=picture_bytes(),
+        cache_of="SD1.5 at 512 pixels, CLIP-ViT-H hidden states",
+        deep=deep,
+        on_progress=comfy.utils.ProgressBar(len(index)).update_absolute,
+        should_stop=comfy.model_management.processing_interrupted,
+    )
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    return report, require_pairs(good)
