@@ -113,9 +113,9 @@ def find(name: str, folders: Sequence[str | Path]) -> Path:
     """
     if name not in ENTRIES:
         raise ValueError(f"Got feature network {name!r}; expected one of {', '.join(ENTRIES)}.")
-    folders = [Path(folder) for folder in folders]
-    for folder in folders:
+    paths = [Path(folder) for folder in folders]
+    for folder in paths:
         for file in ENTRIES[name].files:
             if (folder / file).is_file():
                 return folder / file
-    raise MissingWeightsError(ENTRIES[name], folders)
+    raise MissingWeightsError(ENTRIES[name], paths)

@@ -21,6 +21,7 @@ _THREADS = 4
 _READ = 1024  # rows read at a time
 _PIXELS = 1 << 24  # of a batch, and of what is decoded ahead of it
 _LOOK_AHEAD = 64  # pictures
+Batch = list[tuple[int, str, Picture]]  # pictures of one size: number, fingerprint, picture
 
 
 class Interrupted(RuntimeError):
@@ -135,7 +136,8 @@ def extract(
     """
     blocks = batches.of(len(source))
     total, done = sum(map(len, blocks)), 0
-    out, fingerprints = Extracted(store), {}
+    out = Extracted(store)
+    fingerprints: dict[int, str] = {}
     try:
         for prepared in _prepared(source, store, blocks):
             if cancelled():
@@ -152,7 +154,8 @@ def extract(
     finally:
         store.flush()
     out.numbers = list(fingerprints)
-    out.places = {number: store.get(text) for number, text in fingerprints.items()}
+    places = ((number, store.get(text)) for number, text in fingerprints.items())
+    out.places = {number: place for number, place in places if place is not None}
     return out
 
 
@@ -253,12 +256,13 @@ def _prepare(source: Source, store: FeatureStore, number: int) -> _Prepared:
         return _Prepared(number, reason=str(error).removeprefix(f"{source.name(number)}: "))
 
 
-def _of_one_size(prepared: Sequence[_Prepared]) -> list[list[_Prepared]]:
+def _of_one_size(prepared: Sequence[_Prepared]) -> list[Batch]:
     """Decoded pictures, grouped by size, since a batch has one."""
-    groups: dict[tuple[int, ...], list[_Prepared]] = {}
+    groups: dict[tuple[int, ...], Batch] = {}
     for item in prepared:
         if item.picture is not None:
-            groups.setdefault(tuple(item.picture.pixels.shape), []).append(item)
+            batch = groups.setdefault(tuple(item.picture.pixels.shape), [])
+            batch.append((item.number, item.fingerprint, item.picture))
     return list(groups.values())
 
 
@@ -266,18 +270,19 @@ def _run(
     source: Source,
     network: FeatureNetwork,
     store: FeatureStore,
-    batch: Sequence[_Prepared],
+    batch: Batch,
     device: str | torch.device,
 ) -> None:
-    pixels = torch.stack([item.picture.pixels for item in batch])
+    pixels = torch.stack([picture.pixels for _, _, picture in batch])
     features = network(pixels.to(device))
     for name in store.outputs:
         finite = features[name].isfinite().flatten(1).all(1)
         if not finite.all():
-            number = batch[int((~finite).nonzero()[0])].number
+            number = batch[int((~finite).nonzero()[0])][0]
             raise ValueError(
                 f"{network.name} gives {name} that are not finite numbers for "
                 f"{source.name(number)}. Check the weights file, and run the network in float32."
             )
     height, width = pixels.shape[2:]
-    store.append([(i.fingerprint, i.picture.format, width, height) for i in batch], features)
+    rows = [(fingerprint, picture.format, width, height) for _, fingerprint, picture in batch]
+    store.append(rows, features)

@@ -76,14 +76,15 @@ def alignment_scatter(
         f"{y} against {x}",
         x,
         f"{y}; the dots are labelled by {label}",
-        [p.values[x].value for _, points, _ in coloured for p in points],
-        [p.values[y].value for _, points, _ in coloured for p in points],
+        [_number(p, x) for _, points, _ in coloured for p in points],
+        [_number(p, y) for _, points, _ in coloured for p in points],
         [Drawn(name, colour) for name, _, colour in coloured if name],
     )
     lines = []
     for _, points, colour in coloured:
-        axes.line([(p.values[x].value, p.values[y].value) for p in points], colour)
-        lines.append([axes.place(p.values[x].value, p.values[y].value) for p in points])
+        places = [(_number(p, x), _number(p, y)) for p in points]
+        axes.line(places, colour)
+        lines.append([axes.place(*place) for place in places])
     taken = [_around(place) for line in lines for place in _along(line)]
     for (_, points, colour), line in zip(coloured, lines, strict=True):
         for point, place in zip(points, line, strict=True):
@@ -163,6 +164,13 @@ def _curves(reports: Reports, metric: str, along: str) -> list[tuple[str, list]]
 
 def _has(point: Point, metric: str) -> bool:
     return metric in point.values and point.values[metric].value is not None
+
+
+def _number(point: Point, metric: str) -> float:
+    """The value of a metric that the point has."""
+    value = point.values[metric].value
+    assert value is not None
+    return value
 
 
 def _counts(points: Iterable[tuple[float, Value]]) -> str:

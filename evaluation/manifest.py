@@ -249,7 +249,8 @@ def _by_manifest(folder: Path, given: str | Path | None, prompt: str) -> Generat
     references, targets = _Paths(*roots), _Paths(*roots)
     paths = beside.relative if beside else []
     choice = _ByIdentity(paths, [references.number(path) for path in paths])
-    safe, skipped = SafeFolder(folder), []
+    safe = SafeFolder(folder)
+    skipped: list[Skipped] = []
     names, entries, encoders = [], [], set()
     for line, record in _lines(folder / MANIFEST, skipped):
         _check_keys(record, line)

@@ -134,15 +134,13 @@ class PictureScores:
                 numbers = [n for n in numbers if self._entries[n].target in targets]
             if not numbers or len(references) < (1 if held_out else 2):
                 continue
-            features = [
-                self._features("copy_paste", GENERATED, numbers),
-                self._features("copy_paste", REFERENCES, references),
-            ]
+            drawn = self._features("copy_paste", GENERATED, numbers)
+            given = self._features("copy_paste", REFERENCES, references)
             if held_out:
-                of = [self._entries[n].target for n in numbers]
-                values = copy_paste(*features, self._features("copy_paste", TARGETS, of))
+                of = [t for n in numbers if (t := self._entries[n].target) is not None]
+                values = copy_paste(drawn, given, self._features("copy_paste", TARGETS, of))
             else:
-                values = nearest_reference_margin(*features)
+                values = nearest_reference_margin(drawn, given)
             scores |= _pairs(numbers, values)
         return scores
 

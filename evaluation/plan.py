@@ -76,10 +76,12 @@ _SERVES = {
 }
 
 
-def served_by(role: str, networks: Mapping[str, Any]) -> str | None:
-    """The role of the network that is given for it."""
-    given = (name for name in _SERVES.get(role, (role,)) if networks.get(name) is not None)
-    return next(given, None)
+def served_by(role: str, networks: Mapping[str, Any]) -> str:
+    """The role of the network that is given for it. Raises KeyError: none is."""
+    for name in _SERVES.get(role, (role,)):
+        if networks.get(name) is not None:
+            return name
+    raise KeyError(role)
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 def passes_of(
     metrics: Sequence[str],
     networks: Mapping[str, Any],
-    sources: Mapping[str, Source | None],
+    sources: Mapping[str, Source],
     statistics: bool,
 ) -> list[Pass]:
     """All (role, source) that the metrics read, each once.
@@ -120,16 +122,18 @@ def passes_of(
     for name in metrics:
         metric = METRICS[name]
         for role in (*metric.heads, *(role for role, _ in metric.passes)):
-            if served_by(role, networks) is None:
+            try:
+                served_by(role, networks)
+            except KeyError:
                 wanted = " or ".join(_SERVES.get(role, (role,)))
                 raise ValueError(
                     f"{name} needs a network for {wanted}; none is given. Give its weights, or "
                     "leave the metric out."
-                )
+                ) from None
         for role, source in metric.passes:
             if source == REAL and statistics and name in BY_STATISTICS:
                 continue
-            if sources.get(source) is None:
+            if source not in sources:
                 if name == "copy_paste" and source == TARGETS:
                     continue  # it has a definition without
                 raise ValueError(_MISSING[source].format(name=name))
@@ -161,16 +165,14 @@ _MISSING = {
 
 def all_sources(
     metrics: Sequence[str], generated: GeneratedSet, real: Source | None, seed: int
-) -> dict[str, Source | None]:
-    """Sources by name, pairs included; all processes get the same ones."""
-    sources = {
-        GENERATED: generated.pictures,
-        REAL: real,
-        REFERENCES: generated.references,  # or the real pictures, below
-        TARGETS: generated.targets,
-    }
-    if generated.references is None and "copy_paste" not in metrics:
-        sources[REFERENCES] = real  # but they cannot have been copied
+) -> dict[str, Source]:
+    """Those that are given, by name, pairs included; all processes get the same ones."""
+    references = generated.references
+    if references is None and "copy_paste" not in metrics:
+        references = real  # but they cannot have been copied
+    given = {REAL: real, REFERENCES: references, TARGETS: generated.targets}
+    sources = {GENERATED: generated.pictures}
+    sources |= {name: source for name, source in given.items() if source is not None}
     if "lpips" in metrics and generated.targets is not None:
         pairs = target_pairs(generated.entries)
         sources[TARGET_PAIRS] = PairSource(generated.pictures, generated.targets, pairs)
@@ -203,7 +205,8 @@ def _some(group: Sequence[int], seed: int) -> Iterator[tuple[int, int]]:
     chosen: set[tuple[int, int]] = set()
     draw = random.Random(seed)
     while len(chosen) < _GROUP_PAIRS:
-        chosen.add(tuple(sorted(draw.sample(group, 2))))
+        first, second = sorted(draw.sample(group, 2))
+        chosen.add((first, second))
     yield from sorted(chosen)
 
 

@@ -28,9 +28,10 @@ def points(material: Material) -> tuple[list[Point], list[dict]]:
             if metric not in scores:
                 values[metric] = of_set.compute(metric, numbers)
                 continue
-            scored = [n for n in numbers if scores[metric].get(n) is not None]
+            of = scores[metric]
+            scored = {n: score for n in numbers if (score := of.get(n)) is not None}
             detail = of_pictures.detail(metric, numbers)
-            values[metric] = material.mean([scores[metric][n] for n in scored], scored, detail)
+            values[metric] = material.mean(list(scored.values()), list(scored), detail)
         found.append(Point(conditions, len(numbers), values))
     varied = any(point.conditions for point in found)  # a sheet shows which picture is which
     return found, _rows(material, scores) if scores or varied else []

@@ -185,10 +185,10 @@ def rank(scores: Scores, lower_is_better: bool) -> list[int]:
     Raises:
         ValueError: no picture has a value.
     """
-    usable = [i for i, score in enumerate(scores) if score is not None]
+    usable = {i: score for i, score in enumerate(scores) if score is not None}
     if not usable:
         raise ValueError(
             f"None of the {len(scores)} pictures can be scored: the metric has no value for any, "
             "as identity and copy_paste have none without a face. Choose another metric."
         )
-    return sorted(usable, key=lambda i: scores[i] if lower_is_better else -scores[i])
+    return sorted(usable, key=lambda i: usable[i] if lower_is_better else -usable[i])

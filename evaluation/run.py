@@ -81,7 +81,7 @@ def evaluate(
 class _Job:
     request: Request
     networks: Mapping[str, Any]
-    sources: Mapping[str, Source | None]
+    sources: Mapping[str, Source]
     passes: Sequence[Pass]
     on_step: Progress | None
     cancelled: Callable[[], bool]

@@ -184,14 +184,17 @@ class SetScores:
         return Provenance(network.name, network.weights, network.resize, "pool")
 
     @cached_property
-    def _statistics(self) -> Gaussian:
+    def _statistics(self) -> Gaussian | None:
+        """Of the file that stands for the real pictures, where there is one."""
+        if self._request.statistics is None:
+            return None
         loaded = load_statistics(self._request.statistics, self._provenance)
         self._warn([loaded.warning] if loaded.warning else [])
         return loaded.gaussian
 
     @property
     def _real_n(self) -> int | None:
-        if self._request.statistics:
+        if self._statistics is not None:
             return self._statistics.n
         return len(self._material.usable[REAL])
 
@@ -202,7 +205,7 @@ class SetScores:
 
     @cached_property
     def _real_root(self) -> Root:
-        if self._request.statistics:
+        if self._statistics is not None:
             return root_of(self._statistics)
         numbers = self._material.usable[REAL]
         if len(numbers) <= self._dim:

@@ -43,7 +43,9 @@ def xy_sheet(
     cells, captions = [], []
     for y in downs:
         chosen = [by_place.get((y, x)) for x in acrosses]
-        cells.append([row and picture_of(source, numbers[row["image"]]) for row in chosen])
+        cells.append(
+            [None if row is None else picture_of(source, numbers[row["image"]]) for row in chosen]
+        )
         captions.append([_score(row, metric) for row in chosen])
     return contact_sheet(
         cells,

@@ -44,18 +44,22 @@ class Picture:
 class Source(Protocol):
     """Pictures by number. `skipped` lists what was left out before any was opened."""
 
-    skipped: Sequence[Skipped]
+    @property
+    def skipped(self) -> Sequence[Skipped]: ...
 
     def __len__(self) -> int: ...
 
     def name(self, number: int) -> str:
         """For reports and messages."""
+        ...
 
     def load(self, number: int) -> Picture:
         """Decode a picture. Raises BadPictureError."""
+        ...
 
     def fingerprint(self, number: int) -> str:
         """Changes when the picture does. Raises BadPictureError."""
+        ...
 
 
 class ListSource:
@@ -212,9 +216,9 @@ class PairSource:
     def load(self, number: int) -> Picture:
         a, b = self.pairs[number]
         first, second = self.load_one(self.first, a), self.load_one(self.second, b).pixels
-        size = tuple(first.pixels.shape[1:])
-        if tuple(second.shape[1:]) != size:
-            second = resize_to(second[None], size)[0]
+        _, height, width = first.pixels.shape
+        if second.shape[1:] != (height, width):
+            second = resize_to(second[None], (height, width))[0]
         return Picture(torch.cat([first.pixels, second]), first.format)
 
     def load_one(self, source: Source, number: int) -> Picture:

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..files.tensors import write_safetensors
+from .networks import FeatureNetwork
 
 _FORMAT = 1
 _CHUNK = 256  # pictures a file; what a killed process loses at most
@@ -49,10 +49,10 @@ class FeatureStore:
         outputs: names of the network's outputs that are kept.
     """
 
-    def __init__(self, folder: Path, network: Any, outputs: Sequence[str]):
+    def __init__(self, folder: Path, network: FeatureNetwork, outputs: Sequence[str]):
         self.outputs = tuple(sorted(outputs))
-        identity = [_FORMAT, network.name, network.weights, network.resize, *self.outputs]
-        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        made_by = [_FORMAT, network.name, network.weights, network.resize, *self.outputs]
+        key = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
         plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in network.name)
         self.folder = Path(folder) / f"{plain}-{key}"
         self.folder.mkdir(parents=True, exist_ok=True)

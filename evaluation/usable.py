@@ -18,7 +18,7 @@ from .sources import PairSource, Source, left_out
 
 def use_sources(
     request: Request,
-    sources: Mapping[str, Source | None],
+    sources: Mapping[str, Source],
     features: Mapping[Pass, Extracted],
     warnings: list[str],
 ) -> tuple[dict[str, list[int]], list[SourceUse]]:
@@ -85,10 +85,10 @@ def _use(
 
 
 def _bad_in_pairs(
-    sources: Mapping[str, Source | None], features: Mapping[Pass, Extracted]
+    sources: Mapping[str, Source], features: Mapping[Pass, Extracted]
 ) -> dict[int, Skipped]:
     """Generated pictures that cannot be read, where networks have seen them in pairs only."""
-    bad = {}
+    bad: dict[int, Skipped] = {}
     for (_, source), extracted in features.items():
         pairs = sources[source]
         if isinstance(pairs, PairSource):

@@ -39,20 +39,20 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP * 2, 8), shortened(title, width - 24, 20), fill=INK, font=font(20))
     for column, name in enumerate(column_names):
-        place = (left + column * step_x + side / 2, top - _GAP)
-        draw.text(place, shortened(name, side, 14), fill=INK, font=font(14), anchor="mb")
+        x = left + column * step_x + side / 2
+        text = shortened(name, side, 14)
+        draw.text((x, top - _GAP), text, fill=INK, font=font(14), anchor="mb")
     for row, pictures in enumerate(cells):
         y = top + row * step_y
         if row_names:
-            place = (left - _GAP, y + side / 2)
-            name = shortened(row_names[row], 260, 14)
-            draw.text(place, name, fill=INK, font=font(14), anchor="rm")
+            text = shortened(row_names[row], 260, 14)
+            draw.text((left - _GAP, y + side / 2), text, fill=INK, font=font(14), anchor="rm")
         for column, picture in enumerate(pictures):
-            x = left + column * step_x
-            _paste(sheet, draw, picture, x, y, side)
+            _paste(sheet, draw, picture, left + column * step_x, y, side)
             if captions:
                 text = shortened(captions[row][column], side, 14)
-                draw.text((x + side / 2, y + side + 4), text, fill=INK, font=font(14), anchor="mt")
+                place = (left + column * step_x + side / 2, y + side + 4)
+                draw.text(place, text, fill=INK, font=font(14), anchor="mt")
     return sheet
 
 
@@ -78,7 +78,14 @@ def ranked_strip(
     )
 
 
-def _paste(sheet, draw, picture: Image.Image | None, x: int, y: int, side: int) -> None:
+def _paste(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    picture: Image.Image | None,
+    x: int,
+    y: int,
+    side: int,
+) -> None:
     if picture is None:
         draw.rectangle((x, y, x + side - 1, y + side - 1), fill=_EMPTY)
         return

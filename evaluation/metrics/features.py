@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,15 +14,22 @@ _CHECKED = 4096  # rows
 class Rows(Protocol):
     """What a tensor [N, D] and features that stay on disk have in common."""
 
-    shape: tuple[int, int]
-    dtype: torch.dtype
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: slice | Tensor) -> Tensor: ...
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor: ...
 
 
-def check_features(features: Rows, what: str, minimum: int = 2) -> Rows:
+AnyRows = TypeVar("AnyRows", bound=Rows)
+OtherRows = TypeVar("OtherRows", bound=Rows)
+
+
+def check_features(features: AnyRows, what: str, minimum: int = 2) -> AnyRows:
     """The same features on the CPU, without gradients, in their own dtype.
 
     Args:
@@ -45,7 +52,7 @@ def check_features(features: Rows, what: str, minimum: int = 2) -> Rows:
             "or leave this metric out."
         )
     if isinstance(features, Tensor):
-        features = features.detach().cpu()
+        features = cast(AnyRows, features.detach().cpu())
     # Block by block, as the check needs several times the memory of what it looks at.
     parts = (features[start : start + _CHECKED] for start in range(0, len(features), _CHECKED))
     bad = torch.cat([~part.isfinite().all(dim=1) for part in parts])
@@ -60,8 +67,11 @@ def check_features(features: Rows, what: str, minimum: int = 2) -> Rows:
 
 
 def check_pair(
-    x: Rows, y: Rows, names: tuple[str, str] = ("generated", "real"), minimum: int = 2
-) -> tuple[Rows, Rows]:
+    x: AnyRows,
+    y: OtherRows,
+    names: tuple[str, str] = ("generated", "real"),
+    minimum: int = 2,
+) -> tuple[AnyRows, OtherRows]:
     """Both sets of features checked, and of the same width.
 
     Raises:

@@ -58,7 +58,7 @@ def mean_interval(
     _check(values, identities, prompts, confidence, resamples)
     factors = _factors(len(values), identities, prompts)
     random = np.random.default_rng(seed)
-    means = []
+    means: list[float] = []
     while len(means) < resamples:
         weights = np.ones(len(values))
         for codes, levels in factors.values():

@@ -102,8 +102,9 @@ class _Units:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: slice) -> Tensor:
-        return unit_rows(self._rows[rows], self._what, rows.start or 0)
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
+        first = rows.start or 0 if isinstance(rows, slice) else 0
+        return unit_rows(self._rows[rows], self._what, first)
 
 
 def _polynomial(x: Tensor, y: Tensor) -> Tensor:

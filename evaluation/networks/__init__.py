@@ -11,14 +11,25 @@ from torch import Tensor
 class FeatureNetwork(Protocol):
     """What turns pictures into features, and everything that its features depend on."""
 
-    name: str
-    """The architecture, such as "fid-inception"."""
-    weights: str
-    """sha256 of the weights file; of two files, such as its config.json, with a "+" between."""
-    resize: str
-    """How pictures are brought to the network's size."""
-    outputs: Mapping[str, int]
-    """Width of each output, by its name."""
+    @property
+    def name(self) -> str:
+        """The architecture, such as "fid-inception"."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """sha256 of the weights file; of two files, such as its config.json, "+" between."""
+        ...
+
+    @property
+    def resize(self) -> str:
+        """How pictures are brought to the network's size."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        """Width of each output, by its name."""
+        ...
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """uint8 [B, 3, H, W] on any device -> each output as float32 [B, width]."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Clip:
     """A CLIP model with both projections; see `FeatureNetwork`. Nothing is normalised."""
 
     def __init__(self, model: CLIPModel, weights: str, tokenizer: CLIPTokenizer | None):
-        vision = model.config.vision_config
+        vision: Any = model.config.vision_config
         self.model, self.weights, self.tokenizer = model, weights, tokenizer
         self.size = vision.image_size
         self.name = _name(vision.hidden_size, vision.patch_size, vision.image_size)
@@ -66,7 +67,9 @@ class Clip:
         return torch.cat([self._text(list(texts[i : i + _TEXTS_AT_ONCE])) for i in parts])
 
     def _text(self, texts: list[str]) -> Tensor:
-        length = self.model.config.text_config.max_position_embeddings
+        assert self.tokenizer is not None
+        config: Any = self.model.config.text_config
+        length = config.max_position_embeddings
         tokens = self.tokenizer(
             texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).to(self.model.device)
@@ -162,7 +165,8 @@ def _load_tokenizer(folder: Path, model: CLIPModel) -> CLIPTokenizer:
             "that holds both."
         )
     tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    vocabulary = model.config.text_config.vocab_size
+    config: Any = model.config.text_config
+    vocabulary = config.vocab_size
     if len(tokenizer) != vocabulary:
         raise ValueError(
             f"The tokenizer in {folder.name} knows {len(tokenizer)} tokens and the CLIP model "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def load_dino(path: str | Path, device: str | torch.device = "cpu") -> Dino:
     return Dino(model.to(device), file_hash(file))
 
 
-def _build(tensors: Mapping[str, Tensor], sizes: Mapping[str, int], file: Path) -> PreTrainedModel:
+def _build(tensors: Mapping[str, Tensor], sizes: Mapping[str, Any], file: Path) -> Any:
     if "encoder.layer.0.layer_scale1.lambda1" in tensors:
         gated = "encoder.layer.0.mlp.weights_in.weight" in tensors  # the giant model
         return build(Dinov2Model, Dinov2Config(**sizes, use_swiglu_ffn=gated), tensors, file, _KIND)

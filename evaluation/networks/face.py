@@ -43,9 +43,9 @@ class Face:
             picture = picture.permute(1, 2, 0).numpy()
             face = main_face(self.analyser, picture)
             if face is not None:
-                found = self.analyser.embed(picture, face)
-                if is_usable(found):
-                    row.copy_(torch.from_numpy(found / np.linalg.norm(found)))
+                seen = self.analyser.embed(picture, face)
+                if is_usable(seen):
+                    row.copy_(torch.from_numpy(seen / np.linalg.norm(seen)))
         found = embedding.any(1, keepdim=True).float()
         return {"embedding": embedding.to(self.device), "found": found.to(self.device)}
 

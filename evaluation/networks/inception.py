@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class _Convolution(nn.Module):
     def __init__(self, inputs: int, spec: Conv, pad: bool = True):
         super().__init__()
         kernel = spec.kernel if isinstance(spec.kernel, tuple) else (spec.kernel, spec.kernel)
-        padding = tuple(k // 2 if pad and spec.stride == 1 else 0 for k in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2) if pad and spec.stride == 1 else (0, 0)
         self.conv = nn.Conv2d(inputs, spec.channels, kernel, spec.stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(spec.channels, eps=0.001)
 
@@ -46,7 +47,7 @@ class _Convolution(nn.Module):
 class _Block(nn.Module):
     """Branches side by side, joined over the channels; the last one pools before its chain."""
 
-    def __init__(self, inputs: int, branches: dict[str, Branch], pool: str):
+    def __init__(self, inputs: int, branches: Mapping[str, Branch], pool: str):
         super().__init__()
         self.pool = pool
         self.chains: list[list[tuple[str, ...]]] = []
@@ -58,7 +59,7 @@ class _Block(nn.Module):
 
     def _add_chain(self, inputs: int, name: str, branch: Branch) -> list[tuple[str, ...]]:
         """Modules under the names of the public files: one has no number, pairs end in a, b."""
-        chain = []
+        chain: list[tuple[str, ...]] = []
         for number, step in enumerate(branch, start=1):
             specs = step if isinstance(step, tuple) else (step,)
             base = name if len(branch) == 1 else f"{name}_{number}"

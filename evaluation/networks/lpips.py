@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 # Layers under torchvision's numbers: channels of a convolution, "pool"; ReLU follows each
 # convolution, and the outputs of the ReLUs in the second table are compared.
-_VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
+_VGG: tuple[int | str, ...] = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
 _VGG += (512, 512, 512, "pool", 512, 512, 512)
 _VGG_TAPS = (3, 8, 15, 22, 29)
 _ALEX_TAPS = (1, 4, 7, 9, 11)
@@ -24,13 +25,14 @@ _SMALLEST = {"vgg": 16, "alex": 31}  # below it, no pixel reaches the last layer
 
 
 def _vgg() -> nn.Sequential:
-    layers, inputs = [], 3
+    layers: list[nn.Module] = []
+    inputs = 3
     for spec in _VGG:
-        if spec == "pool":
-            layers.append(nn.MaxPool2d(2))
-        else:
+        if isinstance(spec, int):
             layers += [nn.Conv2d(inputs, spec, 3, padding=1), nn.ReLU()]
             inputs = spec
+        else:
+            layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)
 
 
@@ -92,7 +94,8 @@ class Lpips:
                 "one size first."
             )
         layers = zip(self.heads, a, b, strict=True)
-        return sum(F.conv2d((x - y).square(), head).mean((1, 2, 3)) for head, x, y in layers)
+        distances = [F.conv2d((x - y).square(), head).mean((1, 2, 3)) for head, x, y in layers]
+        return reduce(torch.add, distances)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] twice, of the same size -> distances float32 [B].
@@ -120,9 +123,10 @@ def load_lpips(
     tensors = {k: v for k, v in read_weights(backbone_path).items() if k.startswith("features.")}
     first = tensors.get("features.0.weight")
     kind = "alex" if first is not None and first.shape[-1] == 11 else "vgg"
-    holder = nn.ModuleDict({"features": _vgg() if kind == "vgg" else _alex()})
+    backbone = _vgg() if kind == "vgg" else _alex()
+    holder = nn.ModuleDict({"features": backbone})
     load_into(holder, tensors, backbone_path, "torchvision's VGG16 or AlexNet")
-    backbone = holder["features"].to(device).eval()
+    backbone.to(device).eval()
     heads = _read_heads(heads_path, kind, backbone)
     weights = f"{file_hash(backbone_path)}+{file_hash(heads_path)}"
     return Lpips(kind, backbone, [head.to(device) for head in heads], weights)

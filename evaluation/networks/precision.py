@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,9 +14,10 @@ import torch
 def _no_tf32() -> Iterator[None]:
     """Only the settings of PyTorch >= 2.9 where it has them: it refuses to mix the two kinds."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    settings: list[tuple[object, str, object]]
     settings = [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
     if hasattr(cudnn, "conv") and hasattr(cudnn.conv, "fp32_precision"):
-        mkldnn = torch.backends.mkldnn
+        mkldnn: Any = torch.backends.mkldnn
         operations = (matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
         settings = [(operation, "fp32_precision", "ieee") for operation in operations]
     before = [getattr(owner, name) for owner, name, _ in settings]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,8 +39,8 @@ def build(
     path: Path,
     expected: str,
     **options,
-) -> PreTrainedModel:
-    """The model in float32 on the CPU, evaluation mode; `options` go to its constructor.
+) -> Any:
+    """The `model_class` in float32 on the CPU, evaluation mode; `options` go to its constructor.
 
     Key names of files and of modules differ between versions of transformers, which translates
     the one to the other; so this does not fill the module itself.
@@ -48,7 +49,7 @@ def build(
         ValueError: the tensors are not exactly those of this model.
     """
     with _quiet():
-        model, info = model_class.from_pretrained(
+        loaded: Any = model_class.from_pretrained(  # its annotation knows no loading info
             None,
             config=config,
             state_dict=dict(tensors),
@@ -57,6 +58,7 @@ def build(
             output_loading_info=True,
             **options,
         )
+    model, info = loaded
     refuse_mismatch(path, expected, set(info["missing_keys"]), set(info["unexpected_keys"]))
     for key, got, wanted in info["mismatched_keys"]:
         raise ValueError(
