@@ -29,13 +29,14 @@ from .run import evaluate
 from .sources import FolderSource
 from .store import remove_features
 
+PROGRAM = "python -m multi_ipadapter.evaluation"
 _TIMEOUT = timedelta(days=1)  # one process computes the metrics while the others wait
 _EVERY_SECONDS = 0.5  # between two lines of progress
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Command line; 0 when finished, 3 when stopped, 1 for bad input."""
-    options = _read_arguments(arguments)
+    options = _read_arguments(arguments, program)
     try:
         return run(options)
     except Interrupted as error:
@@ -96,9 +97,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _read_arguments(arguments: Sequence[str] | None, program: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m multi_ipadapter.evaluation",
+        prog=program,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,14 +18,15 @@ from .job import DEMO, Job, parse_settings, read_job
 from .loop import Report, TrainingError
 from .run import ADAPTER, Result, Watcher, where_it_begins
 
+PROGRAM = "python -m multi_ipadapter.training"
 # Trains a job, resuming it or not, on ComfyUI's models; None when stopped before the first step.
 Train = Callable[[Job, bool, Watcher, OneProcess], Result | None]
 
 
-def main(train: Train, arguments: list[str] | None = None) -> int:
+def main(train: Train, arguments: list[str] | None = None, program: str = PROGRAM) -> int:
     """Command line; 0 when finished, 3 when stopped before the last step."""
     try:
-        job, resume = read_arguments(arguments)
+        job, resume = read_arguments(arguments, program)
         processes = start_processes()
         stop = StopSignals()
         finished = run_job(job, resume, train, processes, stop)
@@ -36,11 +37,9 @@ def main(train: Train, arguments: list[str] | None = None) -> int:
     return 0 if finished else 3
 
 
-def read_arguments(arguments: list[str] | None) -> tuple[Job, bool]:
+def read_arguments(arguments: list[str] | None, program: str = PROGRAM) -> tuple[Job, bool]:
     """The job of a config file, with settings on the command line over it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m multi_ipadapter.training", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog=program, description="Train without the graph.")
     parser.add_argument("--config", type=Path, help="settings, one 'name = value' on each line")
     parser.add_argument("--no-resume", action="store_true", help="refuse a folder that holds a run")
     parser.add_argument(
