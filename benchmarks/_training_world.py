@@ -71,7 +71,7 @@ _SMALL = DemoConfig(
         "attn_resolutions": [],
         "dropout": 0.0,
     },
-    num_heads=8,
+    heads={"num_heads": 8, "num_head_channels": -1},
 )
 # SD1.5 with CLIP-L, and the image encoder of the Plus adapters (ViT-H/14).
 _FULL = DemoConfig(
@@ -91,7 +91,7 @@ _FULL = DemoConfig(
         "num_hidden_layers": 12,
     },
     vae={**_SMALL.vae, "ch": 128, "resolution": 512},
-    num_heads=8,
+    heads={"num_heads": 8, "num_head_channels": -1},
 )
 
 
