@@ -55,8 +55,7 @@ def search(tab, text):
 
 
 def test_the_page_loads_without_errors(front_end):  # noqa: F811
-    front_end.errors.clear()
-    front_end.open()
+    """This test comes first, so that the errors are those of the fixture's loading the page."""
     front_end.wait("() => LiteGraph.registered_node_types.MultiIPAdapter_Train")
     assert front_end.run("() => app.extensions.some(x => x.name === 'MultiIPAdapter.Widgets')")
     assert front_end.errors == []
@@ -320,12 +319,15 @@ _COUNT = """() => {
 }"""
 
 
+@pytest.fixture(scope="module")
+def _counting(front_end):  # noqa: F811
+    front_end.run(_COUNT)
+
+
 @pytest.fixture
-def counted(tab):
-    """The tab, which counts; loaded again afterwards."""
-    tab.run(_COUNT)
-    yield tab
-    tab.open()
+def counted(_counting, tab):
+    """The tab, which counts until it is closed at the end of the module."""
+    return tab
 
 
 def test_a_block_that_is_gone_leaves_no_timer(counted):

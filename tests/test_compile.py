@@ -18,6 +18,8 @@ from multi_ipadapter.nodes.demo.tiny_models import DemoConfig, build_unet
 from .builders import apply, encode, make_adapter, make_images, sample
 from .oracle import difference
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 SMALL = {
     "model_channels": 32,

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from .test_resume import losses, state
+from .test_resume import losses, run_processes, state
 from .training_world import make_run, settings
 
 pytestmark = pytest.mark.process
@@ -23,27 +17,27 @@ def _autograd():
         yield
 
 
-def launch(folder, changes):
-    root = Path(__file__).parents[1]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)]),
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-    }
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    launcher += ["--main_process_port=0", "--num_cpu_threads_per_process=1", "-m"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "tests.training_process", str(folder), json.dumps(changes), ""],
-        env=environment,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(done.stdout.split("\n")) == ["", "process 0 of 2", "process 1 of 2"]
+LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2")
+LAUNCHER += ("--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+LAUNCHER += ("--main_process_port=0", "--num_cpu_threads_per_process=1")
+MATCHED = {
+    "accumulation": {"accumulation": 2, "steps": 20, "drop_image": 0.2},
+    "slots": {"slots": 3, "aggregation": "mean", "steps": 20, "drop_image": 0.2},
+}
+CONSTANT = {"schedule": "constant"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Below it, runs of two processes, all in one start of them; `mixed` was begun by one."""
+    folder = tmp_path_factory.mktemp("two")
+    with torch.inference_mode(False):
+        alone(folder / "mixed", CONSTANT | {"steps": 6})
+    runs = [(str(folder / name), changes, "") for name, changes in MATCHED.items()]
+    runs.append((str(folder / "mixed"), CONSTANT | {"steps": 14}, ""))
+    told = run_processes(runs, *LAUNCHER, environment={"ACCELERATE_USE_CPU": "true"})
+    assert sorted(told.split("\n")) == ["", "process 0 of 2", "process 1 of 2"]
+    return folder
 
 
 def alone(folder, changes):
@@ -51,29 +45,20 @@ def alone(folder, changes):
     assert run.go().finished
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"accumulation": 2}, {"slots": 3, "aggregation": "mean"}],
-    ids=["accumulation", "slots"],
-)
-def test_two_processes_match_one(tmp_path, changes):
-    changes = changes | {"steps": 20, "drop_image": 0.2}
-    alone(tmp_path / "one", changes)
-    launch(tmp_path / "two", changes)
-    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+@pytest.mark.parametrize("name", MATCHED)
+def test_two_processes_match_one(folder, tmp_path, name):
+    alone(tmp_path, MATCHED[name])
+    one, two = state(tmp_path), state(folder / name)
     assert one.keys() == two.keys()
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-5
-    first, second = losses(tmp_path / "one"), losses(tmp_path / "two")
+    first, second = losses(tmp_path), losses(folder / name)
     assert first.keys() == second.keys() == set(range(1, 21))
     assert max(abs(first[k] - second[k]) for k in first) < 1e-5
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    changes = {"schedule": "constant"}
-    alone(tmp_path / "one", changes | {"steps": 20})
-    alone(tmp_path / "mixed", changes | {"steps": 6})
-    launch(tmp_path / "mixed", changes | {"steps": 14})
-    alone(tmp_path / "mixed", changes | {"steps": 20})
-    one, mixed = state(tmp_path / "one"), state(tmp_path / "mixed")
+def test_a_run_goes_on_with_another_number_of_processes(folder, tmp_path):
+    alone(tmp_path, CONSTANT | {"steps": 20})
+    alone(folder / "mixed", CONSTANT | {"steps": 20})
+    one, mixed = state(tmp_path), state(folder / "mixed")
     assert max(float((one[k] - mixed[k]).abs().max()) for k in one) < 1e-5
-    assert losses(tmp_path / "mixed").keys() == set(range(1, 21))
+    assert losses(folder / "mixed").keys() == set(range(1, 21))

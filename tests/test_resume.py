@@ -68,42 +68,62 @@ def assert_same(folder, unbroken):
     assert not [p.name for p in folder.iterdir() if p.name.endswith(".tmp")]
 
 
-def in_process(folder, kill):
+# Writes: settings, metrics, states at 4, 8, 12 (at the step and at the end), and the adapter.
+KILLS = ("kill 6", "replace 2", "fsync 3", "replace 4", "replace 7")
+SIGNALS = ("term", "int")
+
+
+def run_processes(runs, *launcher, environment=None):
+    """What `training_process` prints; `launcher` comes between Python and its name."""
     root = Path(__file__).parents[1]
     path = os.pathsep.join([str(root), *filter(None, sys.path)])
-    return subprocess.run(
-        [sys.executable, "-m", "tests.training_process", str(folder), json.dumps(CHANGES), kill],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "tests.training_process", json.dumps(runs)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | (environment or {}),
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
-# Writes: settings, metrics, states at 4, 8, 12 (at the step and at the end), and the adapter.
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """By what broke a run: its exit code and its folder."""
+    folders = {kill: tmp_path_factory.mktemp("broken") for kill in KILLS}
+    folders |= {signal: tmp_path_factory.mktemp("broken") for signal in SIGNALS}
+    runs = [
+        (str(folder), CHANGES, f"{how} 5" if how in SIGNALS else how)
+        for how, folder in folders.items()
+    ]
+    _, *codes = run_processes(runs).split("\n")[:-1]
+    return {how: (int(code), folders[how]) for how, code in zip(folders, codes, strict=True)}
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("kill", ["kill 6", "replace 2", "fsync 3", "replace 4", "replace 7"])
-def test_killed_at_any_moment(tmp_path, unbroken, kill):
-    done = in_process(tmp_path, kill)
-    assert done.returncode == -9, done.stderr
-    for path in checkpoints(tmp_path):
-        assert state(tmp_path), path
-    run = run_in(tmp_path)
+@pytest.mark.parametrize("kill", KILLS)
+def test_killed_at_any_moment(broken, unbroken, kill):
+    code, folder = broken[kill]
+    assert code == -9
+    for path in checkpoints(folder):
+        assert state(folder), path
+    run = run_in(folder)
     assert run.go().finished
-    assert_same(tmp_path, unbroken)
+    assert_same(folder, unbroken)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("signal", ["term", "int"])
-def test_signals_save_and_stop(tmp_path, unbroken, signal):
-    done = in_process(tmp_path, f"{signal} 5")
-    assert done.returncode == 3, done.stderr
-    assert checkpoints(tmp_path)[-1].name == "state-00000005.safetensors"
-    assert load_adapter(tmp_path / "adapter.safetensors").config.training["steps"] == 5
-    assert run_in(tmp_path).go().finished
-    assert_same(tmp_path, unbroken)
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_signals_save_and_stop(broken, unbroken, signal):
+    code, folder = broken[signal]
+    assert code == 3
+    assert checkpoints(folder)[-1].name == "state-00000005.safetensors"
+    assert load_adapter(folder / "adapter.safetensors").config.training["steps"] == 5
+    assert run_in(folder).go().finished
+    assert_same(folder, unbroken)
 
 
 class Interrupt(BaseException):

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,13 @@ from multi_ipadapter.models.checkpoint import save_adapter
 from multi_ipadapter.nodes.host.folders import find_dataset
 from multi_ipadapter.nodes.steering.load import FOLDER
 from multi_ipadapter.nodes.training.dataset import ReferenceDataset
+from multi_ipadapter.nodes.training.headless import train_files
 from multi_ipadapter.nodes.training.progress import TrainingBar
 from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.pictures.report import inspect_dataset
+from multi_ipadapter.runs.processes import OneProcess
 from multi_ipadapter.runs.state import checkpoints
+from multi_ipadapter.training.command import read_arguments, run_job
 from multi_ipadapter.training.loop import Report
 from multi_ipadapter.training.run import where_it_begins
 
@@ -82,35 +84,33 @@ def test_a_warm_up_longer_than_the_run_is_told(base, models, dataset, said):
 
 
 @pytest.mark.process
-def test_the_command_line_says_where_it_begins_and_ends(config, tmp_path):  # noqa: F811
-    arguments = ["--config", config, f"output={tmp_path / 'run'}"]
-    code, out, err = finish(start(*arguments, "steps=1"))
+def test_the_command_line_says_where_it_begins_and_ends(config, tmp_path, capsys):  # noqa: F811
+    arguments = ["--config", str(config), f"output={tmp_path / 'run'}", "steps=1"]
+    code, out, err = finish(start(*arguments))
     assert code == 0 and "new run of 1 steps" in out, err
     assert "Missing VAE keys" not in err
-    code, out, _ = finish(start(*arguments, "steps=1"))
-    assert code == 0 and "finished already, at step 1; raise steps" in out
+    assert run(arguments, should_stop=False)
+    assert "finished already, at step 1; raise steps" in capsys.readouterr().out
 
 
-STOPPED = """
-import sys
-from multi_ipadapter.training import __main__ as door, command as cli
-stop = cli.StopSignals()
-stop.asked = True  # as if Ctrl-C had come while the models were loaded
-job, resume = cli.read_arguments(sys.argv[1:])
-assert not cli.run_job(job, resume, door.train, cli.start_processes(), stop)
-"""
+def run(arguments, should_stop):
+    """As the command does, without another Python; whether it came to the last step."""
+    job, resume = read_arguments(arguments)
+    return run_job(job, resume, train_files, OneProcess(), lambda: should_stop)
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("cache", ["true", "false"])
-def test_a_run_stopped_before_its_first_step_names_no_file(config, tmp_path, cache):  # noqa: F811
+def test_a_run_stopped_before_its_first_step_names_no_file(
+    config,  # noqa: F811
+    tmp_path,
+    capsys,
+    cache,
+):
+    """As if Ctrl-C had come while the models were loaded."""
     output = tmp_path / "run"
-    command = [sys.executable, "-c", STOPPED]
-    process = start(
-        "--config", config, f"output={output}", f"cache={cache}", "steps=2", command=command
-    )
-    code, out, err = finish(process)
-    assert code == 0, err
+    arguments = ["--config", str(config), f"output={output}", f"cache={cache}", "steps=2"]
+    assert not run(arguments, should_stop=True)
+    out = capsys.readouterr().out
     assert_says(out, "stopped before the first step", "the same command goes on")
     assert "adapter.safetensors" not in out and not (output / "adapter.safetensors").exists()
 
@@ -136,8 +136,7 @@ def test_config_json_tells_the_whole_job(base, models, dataset, config, tmp_path
     assert "kind" not in kept, "a dataset that comes by a wire has its own"
 
     output = tmp_path / "run of the command line"
-    code, _, err = finish(start("--config", config, f"output={output}", "steps=1"))
-    assert code == 0, err
+    assert run(["--config", str(config), f"output={output}", "steps=1"], should_stop=False)
     kept = json.loads((output / "config.json").read_text())
     assert (kept["checkpoint"], kept["kind"], kept["split"]) == ("demo", "auto", "train")
     assert kept["dataset"] == str(config.parent / "people")

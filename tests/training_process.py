@@ -1,4 +1,9 @@
-"""A training run in a process of its own, to be killed: python -m tests.training_process ..."""
+"""Training runs in a process of their own: python -m tests.training_process RUNS.
+
+RUNS is JSON of [[folder, changes of the settings, kill], ...]. With a `kill` like "step 5" or
+"replace 2" the run is there killed, in a fork, and its exit code printed: importing PyTorch once
+serves them all.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +11,56 @@ import json
 import os
 import signal
 import sys
+import traceback
+from typing import Any
 
 import torch
 
-from multi_ipadapter.runs.processes import StopSignals, start_processes
+from multi_ipadapter.runs.processes import OneProcess, StopSignals, start_processes
 from multi_ipadapter.training.run import Watcher
 from tests.training_world import make_run, settings
 
 
-def main(folder: str, changes: str, kill: str) -> int:
-    """Train; `kill` is "step 5" or "replace 2": there the process kills itself."""
+def main(runs: str) -> int:
+    """The exit code of the first run that was not to be killed and did not finish, or 0."""
     torch.set_num_threads(1)
     processes = start_processes()
     print(f"process {processes.rank} of {processes.count}\n", end="", flush=True)
-    config = settings(**json.loads(changes))
-    run = make_run(folder, config, processes=processes)
+    for folder, changes, kill in json.loads(runs):
+        if kill:
+            print(in_a_fork(folder, changes, kill), flush=True)
+        elif not train(folder, changes, processes):
+            return 3
+    processes.close()
+    return 0
+
+
+def in_a_fork(folder: str, changes: dict[str, Any], kill: str) -> int:
+    """The exit code of a run that is killed, or stops and says so with 3."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        code = 0 if train(folder, changes, OneProcess(), kill) else 3
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os._exit(code)
+
+
+def train(folder: str, changes: dict[str, Any], processes: OneProcess, kill: str = "") -> bool:
+    """Whether the run went to its end."""
+    run = make_run(folder, settings(**changes), processes=processes)
     what, _, when = kill.partition(" ")
     if what in ("replace", "fsync"):
         die_inside(what, int(when))
-    stop = StopSignals()
 
     def on_step(report) -> None:
         if what in ("kill", "term", "int") and report.step == int(when):
             name = {"kill": "SIGKILL", "term": "SIGTERM", "int": "SIGINT"}[what]
             os.kill(os.getpid(), getattr(signal, name))
 
-    result = run.go(Watcher(on_step=on_step, should_stop=stop))
-    processes.close()
-    return 0 if result.finished else 3
+    return run.go(Watcher(on_step=on_step, should_stop=StopSignals())).finished
 
 
 def die_inside(name: str, when: int) -> None:
@@ -50,4 +77,4 @@ def die_inside(name: str, when: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
+    sys.exit(main(sys.argv[1]))
