@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -19,6 +20,18 @@ _ORIENTATION = 0x0112  # EXIF; 5 and more: turned by 90 degrees
 
 class BadPictureError(ValueError):
     """A picture that cannot be used; says which, why, and what to do."""
+
+
+class UnusablePicturesError(ValueError):
+    """Raised by an encoder for pictures that it can make nothing of.
+
+    Attributes:
+        reasons: why, by place in the batch that it was given.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]):
+        super().__init__(" ".join(reasons.values()))
+        self.reasons = reasons
 
 
 def decode(file: BinaryIO, name: str, size: int = 0) -> tuple[Image.Image, tuple[int, int]]:

@@ -87,7 +87,7 @@ def sweep(models, adapter):
 
 
 def losses(run: Path) -> dict[int, float]:
-    """Of every step, as the run's metrics tell them."""
+    """Losses of every step, as the run's metrics tell them."""
     return dict(curves(read_metrics(run / "metrics.jsonl"))["loss"])
 
 

@@ -108,7 +108,7 @@ def damage(folder: Path, *names: str) -> None:
 
 
 def key_of(index, **changes) -> CacheKey:
-    """Of the cache that `build` makes."""
+    """Spec of the cache that `build` makes."""
     key = CacheKey("abc", SIZE, "crop", index.digest(times=True))
     return dataclasses.replace(key, **changes)
 

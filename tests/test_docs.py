@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from .floors import DOORS, FLOORS, MODULES, floor, own_imports
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 READMES = ("README.md", "README.ru.md")
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 (REPOSITORY,) = re.findall(r'^Repository = "(.+)"$', PROJECT, re.M)
-LAYERS = ("nodes", "training", "evaluation", "faces", "models")
 
 
 def prose(path: Path) -> str:
@@ -115,9 +116,8 @@ def test_no_text_begins_with_of():
 
 
 def test_files_that_the_page_names_are_there():
-    named = set(
-        re.findall(r"\b(?:nodes|models|training|evaluation|faces|tests)/\w+\.py", ARCHITECTURE)
-    )
+    folders = "|".join({"tests", *(place.partition(".")[0] for place in FLOORS)})
+    named = set(re.findall(rf"\b(?:{folders})/(?:\w+/)*\w+\.py", ARCHITECTURE))
     assert len(named) > 30
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
@@ -137,27 +137,54 @@ def test_names_that_the_page_tells_to_extend_are_there():
 
 
 def test_the_arrows_of_the_drawing_are_the_imports():
-    assert drawn_arrows() == imports()
+    real = imports_of_folders()
+    assert drawn_arrows("-->") == reduced(real)
+    assert drawn_arrows("-.->") - {("comfy", "nodes")} == set(DOORS_OF_FOLDERS)
+    assert {folder for arrow in real for folder in arrow} == {FLOOR_NAMES[f] for f in FLOORS}
 
 
-def drawn_arrows() -> set[tuple[str, str]]:
-    """Arrows of the first drawing; the dotted one to the nodes is the command line's."""
+FLOOR_NAMES = {place: place.replace(".", "_").strip("_") for place in FLOORS}
+DOORS_OF_FOLDERS = {
+    (FLOOR_NAMES[FLOORS[floor(door)]], FLOOR_NAMES[FLOORS[floor(target)]]) for door, target in DOORS
+}
+
+
+def drawn_arrows(kind: str) -> set[tuple[str, str]]:
+    """Arrows of the first drawing, as (importing folder, imported folder)."""
     drawing = ARCHITECTURE.partition("```mermaid")[2].partition("```")[0]
     arrows = set()
     for line in drawing.splitlines():
-        source, arrow, targets = re.sub(r'-\. ".*?" \.->', "-->", line).partition("-->")
+        line = re.sub(r"-\. [^.]*? \.->", "-.->", re.sub(r'\[".*?"\]|\(\[.*?\]\)', "", line))
+        sources, arrow, targets = line.partition(f" {kind} ")
         if arrow:
-            arrows |= {(source.strip(), target.strip()) for target in targets.split("&")}
+            pairs = ((a.strip(), b.strip()) for a in sources.split("&") for b in targets.split("&"))
+            arrows |= set(pairs)
     return arrows
 
 
-def imports() -> set[tuple[str, str]]:
-    """(importing folder, imported folder) of all modules."""
+def imports_of_folders() -> set[tuple[str, str]]:
+    """The same of the code, less the doors."""
     found = set()
-    for layer in LAYERS:
-        for path in (ROOT / layer).rglob("*.py"):
-            package = path.relative_to(ROOT).parent.parts
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and node.level > len(package):
-                    found.add((layer, (node.module or "").partition(".")[0]))
-    return {(source, target) for source, target in found if target in LAYERS}
+    for name in filter(None, MODULES):
+        for _, target in own_imports(name):
+            if (name, target) not in DOORS:
+                found.add((FLOOR_NAMES[FLOORS[floor(name)]], FLOOR_NAMES[FLOORS[floor(target)]]))
+    return {(source, target) for source, target in found if source != target}
+
+
+def reduced(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those that no other way leads along."""
+
+    def beyond(source: str) -> set[str]:
+        direct = {target for start, target in arrows if start == source}
+        return direct.union(*map(beyond, direct))
+
+    return {
+        (source, target)
+        for source, target in arrows
+        if not any(
+            target in beyond(other)
+            for start, other in arrows
+            if start == source and other != target
+        )
+    }

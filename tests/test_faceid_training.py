@@ -17,10 +17,11 @@ from multi_ipadapter.nodes.steering.load import FOLDER, LoadMultiIPAdapter
 from multi_ipadapter.nodes.training.dataset import ReferenceDataset
 from multi_ipadapter.nodes.training.headless import load_models, train_job
 from multi_ipadapter.nodes.training.train import SaveMultiIPAdapter
+from multi_ipadapter.pictures.decode import UnusablePicturesError
 from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.runs.processes import OneProcess
 from multi_ipadapter.training.command import read_arguments
-from multi_ipadapter.training.features import UnusablePicturesError, encode_pictures
+from multi_ipadapter.training.features import encode_pictures
 from multi_ipadapter.training.run import Watcher
 
 from .builders import apply, assert_says, make_adapter, refusal, sample

@@ -12,7 +12,7 @@ from multi_ipadapter.faces.insight import load_insight, load_pack
 from multi_ipadapter.faces.prepare import prepare
 from multi_ipadapter.faces.results import Settings
 from multi_ipadapter.nodes.steering.face_features import embed_pictures, read_faces
-from multi_ipadapter.training.features import UnusablePicturesError
+from multi_ipadapter.pictures.decode import UnusablePicturesError
 
 from .face_graphs import darken_below, paint, shape, write_pack
 from .test_faces_choose import unit

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..files.names import printable
-from ..pictures.decode import BadPictureError
+from ..pictures.decode import BadPictureError, UnusablePicturesError
 from ..pictures.index import PictureIndex
 from ..pictures.load import load_picture
 from .batch import LATENTS, MASK
@@ -39,18 +39,6 @@ class Encoders:
     widths: Mapping[str, int]
     recogniser: str = ""
     batch_size: int = BATCH
-
-
-class UnusablePicturesError(ValueError):
-    """Raised by an encoder for pictures that it can make nothing of.
-
-    Attributes:
-        reasons: why, by place in the batch that it was given.
-    """
-
-    def __init__(self, reasons: Mapping[int, str]):
-        super().__init__(" ".join(reasons.values()))
-        self.reasons = reasons
 
 
 @dataclass(frozen=True)

@@ -269,15 +269,15 @@ def draw_sweep(
 
 def _settings(sweep: Sweep, drawer: SweepDrawer) -> dict[str, Any]:
     """What all pictures of a folder have in common."""
-    steering = drawer.given
+    given = drawer.given
     return dataclasses.asdict(drawer.how) | {
         "prompts": sweep.prompts,
         "negative": drawer.negative,
         "cases": [dataclasses.asdict(case) for case in sweep.cases],
-        "aggregation": steering.aggregation,
-        "fit": steering.fit,
+        "aggregation": given.aggregation,
+        "fit": given.fit,
         "dataset": sweep.index.digest(),
-        "adapter": fingerprint(steering.adapter.adapter),
+        "adapter": fingerprint(given.loaded.adapter),
         "model": checkpoint_fingerprint(drawer.checkpoint),
         "encoder": sweep.encoder,
     }

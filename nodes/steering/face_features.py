@@ -18,8 +18,8 @@ from ...faces.find import is_usable, main_face
 from ...faces.quality import measure
 from ...models.projection import FACE, HIDDEN, ProjectionConfig
 from ...models.references import ReferenceEmbeds, average_face
+from ...pictures.decode import UnusablePicturesError
 from ...pictures.pixels import to_bytes, to_floats
-from ...training.features import UnusablePicturesError
 from .key_values import LoadedAdapter
 from .vision import encode, encode_null
 
