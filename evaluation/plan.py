@@ -77,11 +77,9 @@ _SERVES = {
 
 
 def served_by(role: str, networks: Mapping[str, Any]) -> str:
-    """The role of the network that is given for it. Raises KeyError: none is."""
-    for name in _SERVES.get(role, (role,)):
-        if networks.get(name) is not None:
-            return name
-    raise KeyError(role)
+    """The role of the network that is given for it; the role itself where none is."""
+    given = (name for name in _SERVES.get(role, (role,)) if networks.get(name) is not None)
+    return next(given, role)
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -122,14 +120,12 @@ def passes_of(
     for name in metrics:
         metric = METRICS[name]
         for role in (*metric.heads, *(role for role, _ in metric.passes)):
-            try:
-                served_by(role, networks)
-            except KeyError:
+            if networks.get(served_by(role, networks)) is None:
                 wanted = " or ".join(_SERVES.get(role, (role,)))
                 raise ValueError(
                     f"{name} needs a network for {wanted}; none is given. Give its weights, or "
                     "leave the metric out."
-                ) from None
+                )
         for role, source in metric.passes:
             if source == REAL and statistics and name in BY_STATISTICS:
                 continue

@@ -53,7 +53,7 @@ INTERNAL = {
 # Expressions in the place of a text that pass on one that is found where it is made.
 PASSED_ON = {
     "_node_errors(answer['node_errors'])": "words of ComfyUI",
-    "folders": "the class of the error has the text",
+    "paths": "the class of the error has the text",
     "reason": "of a picture, from elsewhere",
     "item.reason": "of a picture, from elsewhere",
     "why": "of a picture, from elsewhere",
