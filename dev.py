@@ -34,7 +34,7 @@ commands (what follows the command is passed on to it):
   demo     run the pack on the demo models in a headless ComfyUI server; writes pictures
   test     lint, then all tests; with arguments: pytest alone, e.g. test tests/test_dev.py -k key
            test --quick: the tests that need neither seconds, a server, a browser nor a process
-  lint     ruff alone
+  lint     ruff and mypy alone
   server   ComfyUI with this pack loaded: [--port 8188] [--base-directory FOLDER] [ComfyUI flags]
   bench    run benchmarks/NAME.py; without a name, list the benchmarks
 
@@ -348,11 +348,30 @@ def become(command: Sequence[str | Path], environ: Mapping[str, str]) -> int:
             return process.wait()
 
 
-def lint(python: Path, environ: Mapping[str, str]) -> int:
+def package_link(folder: Path, root: Path) -> Path:
+    """Make `folder`, in which `multi_ipadapter` is the checkout `root`, for tools that read files.
+
+    Raises:
+        OSError: the system permits no links.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "multi_ipadapter"
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(root, target_is_directory=True)
+    return folder
+
+
+def lint(python: Path, environ: Mapping[str, str], checkout: Path) -> int:
     """The exit code of the first linter that finds something, or 0."""
-    for check in (["ruff", "check"], ["ruff", "format", "--check"]):
-        say(" ".join(check))
-        code = subprocess.call([python, "-m", *check], env=environ)
+    checks = [(ROOT, ["ruff", "check"]), (ROOT, ["ruff", "format", "--check"])]
+    try:
+        types = ["mypy", "--config-file", ROOT / "pyproject.toml", "--cache-dir", checkout / "mypy"]
+        checks.append((package_link(checkout / "types", ROOT), types))
+    except OSError as error:
+        say(f"mypy is left out: it needs a symbolic link ({error})")
+    for folder, check in checks:
+        say(" ".join(map(str, check[:2])))
+        code = subprocess.call([python, "-m", *check], env=environ, cwd=folder)
         if code != 0:
             return code
     return 0
@@ -369,7 +388,7 @@ def run_command(command: str, arguments: list[str]) -> int:
     environ = {**os.environ, "PYTHONPATH": str(imports), "COMFYUI_PATH": str(comfyui)}
     if command in ("test", "lint"):
         os.chdir(ROOT)
-        code = lint(python, environ) if command == "lint" or not arguments else 0
+        code = lint(python, environ, checkout) if command == "lint" or not arguments else 0
         if command == "lint" or code != 0:
             return code
         return become([python, "-m", "pytest", *arguments], environ)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -25,6 +25,29 @@ from .store import FeatureStore
 from .usable import use_sources
 
 Progress = Callable[[int, int, str], None]
+
+
+@overload
+def evaluate(
+    request: Request,
+    networks: Mapping[str, Any],
+    *,
+    store: str | Path | None = None,
+    on_step: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> EvaluationReport: ...
+
+
+@overload
+def evaluate(
+    request: Request,
+    networks: Mapping[str, Any],
+    *,
+    store: str | Path | None = None,
+    on_step: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    processes: OneProcess,
+) -> EvaluationReport | None: ...
 
 
 def evaluate(

@@ -185,7 +185,7 @@ class SetScores:
 
     @cached_property
     def _statistics(self) -> Gaussian | None:
-        """Networks of the file that stands for the real pictures, where there is one."""
+        """Statistics in the file that stands for the real pictures, where there is one."""
         if self._request.statistics is None:
             return None
         loaded = load_statistics(self._request.statistics, self._provenance)

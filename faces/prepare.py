@@ -60,7 +60,7 @@ def prepare(
     notes: list[str] = []
     chosen = _chosen(verdicts, analyser, settings, notes)
     kept = _kept(verdicts, chosen, settings)
-    cut = {}
+    cut: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for done, number in enumerate(kept):
         step(done, len(kept), "cutting out")
         squares = _cut(verdicts[number], pictures[number][1], settings)
@@ -255,7 +255,7 @@ def _kept(verdicts: list[Verdict], chosen: dict[int, Candidate], settings: Setti
 def _cut(verdict: Verdict, load: Load, settings: Settings) -> tuple[np.ndarray, np.ndarray] | None:
     """The chosen face and its mask; None if the picture cannot be read again."""
     picture = _read(verdict, load)
-    if picture is not None:
+    if picture is not None and verdict.face is not None:
         with _guarded(verdict):
             return crop(picture, verdict.face, settings.size, settings.kind, settings.margin)
     return None

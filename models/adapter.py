@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -138,9 +138,18 @@ class MultiIPAdapter(nn.Module):
         that the adapter was made for.
         """
         method = method or self.config.aggregation
+        scores = self.scores()
         layers = []
-        for name, key_value in self.ip_adapter.items():
+        for name, key_value in self.key_values().items():
             keys, values = key_value(tokens)
-            score = self.aggregator[name].score if name in self.aggregator else None
-            layers.append(aggregate(method, keys, values, weights, mask, score))
+            layers.append(aggregate(method, keys, values, weights, mask, scores.get(name)))
         return layers
+
+    def key_values(self) -> dict[str, ImageKeyValue]:
+        """Weights of every layer, by its name in the files."""
+        return cast(dict[str, ImageKeyValue], dict(self.ip_adapter.items()))
+
+    def scores(self) -> dict[str, nn.Parameter]:
+        """Trained scores of every layer, by its name in the files; empty: not trained."""
+        trained = cast(dict[str, TokenScore], dict(self.aggregator.items()))
+        return {name: aggregator.score for name, aggregator in trained.items()}

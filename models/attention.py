@@ -7,7 +7,7 @@ with G and U aggregated over the references). One implementation serves training
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class ImageKeyValue(nn.Module):
         super().__init__()
         self.slots = slots
 
-        def linear() -> nn.Module:
+        def linear() -> nn.Linear:
             return operations.Linear(context_dim, inner_dim, bias=False)
 
         self.to_k_ip = linear()
@@ -36,12 +36,13 @@ class ImageKeyValue(nn.Module):
             self.to_k_ip_slots = nn.ModuleDict({str(i): linear() for i in range(1, slots)})
             self.to_v_ip_slots = nn.ModuleDict({str(i): linear() for i in range(1, slots)})
 
-    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+    def pairs(self) -> list[tuple[nn.Linear, nn.Linear]]:
         """(W'_k, W'_v) of every slot."""
-        further = [str(i) for i in range(1, self.slots)]
-        return [(self.to_k_ip, self.to_v_ip)] + [
-            (self.to_k_ip_slots[i], self.to_v_ip_slots[i]) for i in further
-        ]
+        first = [(self.to_k_ip, self.to_v_ip)]
+        if self.slots == 1:
+            return first
+        further = zip(self.to_k_ip_slots.values(), self.to_v_ip_slots.values(), strict=True)
+        return first + cast(list[tuple[nn.Linear, nn.Linear]], list(further))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [B, N, T, C] -> K', V', each [B, N, T, D].

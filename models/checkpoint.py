@@ -181,7 +181,7 @@ _PROCESSOR = re.compile(
 
 def _from_unet_processors(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Raw dumps in which shared tensors were kept under the UNet's names only."""
-    found: dict[tuple, dict[str, Tensor]] = {}
+    found: dict[tuple[int, ...], dict[tuple[int, str], Tensor]] = {}
     for key, tensor in flat.items():
         if match := _PROCESSOR.match(key):
             block = ("down_blocks", "up_blocks", "mid_block").index(match[1])
@@ -282,7 +282,7 @@ def _detect_faceid(
             f"its tokens are {token_dim} wide and its layers expect {context_dim}: this is a "
             "FaceID-Plus adapter for Kolors, which is not supported. Choose another file."
         )
-    sizes = {"id_dim": id_dim, "hidden_dim": hidden}
+    sizes: dict[str, Any] = {"id_dim": id_dim, "hidden_dim": hidden}
     if not any(k.startswith("image_proj.perceiver_resampler.") for k in tensors):
         return ProjectionConfig("faceid", out // token_dim, context_dim, **sizes)
     prefix = "image_proj.perceiver_resampler."
@@ -297,7 +297,7 @@ def _detect_faceid(
     )
 
 
-def _perceiver_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict:
+def _perceiver_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     inner, _ = _shape(tensors, f"{prefix}layers.0.0.to_q.weight")
     wide, dim = _shape(tensors, f"{prefix}layers.0.1.1.weight")
     layers = f"{prefix}layers."

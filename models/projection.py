@@ -7,8 +7,9 @@ file loads without renaming. `operations` is `torch.nn` or a drop-in such as Com
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +108,8 @@ class FullFaceProjection(nn.Module):
         return self.proj(hidden_states)
 
 
-class FaceIDProjection(nn.Module):
-    """MLP from a face embedding to T tokens (FaceID, FaceID-Portrait)."""
+class _FaceTokens(nn.Module):
+    """MLP from a face embedding to T tokens."""
 
     def __init__(self, config: ProjectionConfig, operations: Any = nn):
         super().__init__()
@@ -120,9 +121,17 @@ class FaceIDProjection(nn.Module):
         )
         self.norm = operations.LayerNorm(config.output_dim)
 
-    def forward(self, face_embeds: Tensor) -> Tensor:
+    def tokens(self, face_embeds: Tensor) -> Tensor:
         """[B, 512] -> [B, T, C]."""
         return self.norm(self.proj(face_embeds).unflatten(-1, (self.num_tokens, -1)))
+
+
+class FaceIDProjection(_FaceTokens):
+    """The tokens as they are (FaceID, FaceID-Portrait)."""
+
+    def forward(self, face_embeds: Tensor) -> Tensor:
+        """[B, 512] -> [B, T, C]."""
+        return self.tokens(face_embeds)
 
 
 class PerceiverAttention(nn.Module):
@@ -179,14 +188,10 @@ class PerceiverResampler(nn.Module):
     def resample(self, latents: Tensor, x: Tensor) -> Tensor:
         """latents [B, T, dim], x [B, S, D] -> [B, T, C]."""
         x = self.proj_in(x)  # [B, S, dim]
-        for attention, feed_forward in self.layers:
+        for attention, feed_forward in cast(Iterable[tuple[nn.Module, nn.Module]], self.layers):
             latents = attention(x, latents) + latents
             latents = feed_forward(latents) + latents
         return self.norm_out(self.proj_out(latents))
-
-    def forward(self, latents: Tensor, x: Tensor) -> Tensor:
-        """See `resample`."""
-        return self.resample(latents, x)
 
 
 class Resampler(PerceiverResampler):
@@ -204,7 +209,7 @@ class Resampler(PerceiverResampler):
         return self.resample(self.latents.to(x).expand(x.shape[0], -1, -1), x)
 
 
-class FaceIDPlusProjection(FaceIDProjection):
+class FaceIDPlusProjection(_FaceTokens):
     """Identity tokens refined by the hidden states of the face crop (FaceID-Plus v1 and v2)."""
 
     def __init__(self, config: ProjectionConfig, operations: Any = nn):
@@ -214,8 +219,8 @@ class FaceIDPlusProjection(FaceIDProjection):
 
     def forward(self, face_embeds: Tensor, hidden_states: Tensor, scale: float = 1.0) -> Tensor:
         """[B, 512], [B, S, D] -> [B, T, C]; `scale` weighs the hidden states in v2."""
-        tokens = super().forward(face_embeds)
-        refined = self.perceiver_resampler(tokens, hidden_states)
+        tokens = self.tokens(face_embeds)
+        refined = self.perceiver_resampler.resample(tokens, hidden_states)
         return tokens + scale * refined if self.shortcut else refined
 
 

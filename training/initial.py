@@ -188,7 +188,7 @@ def _check_start(
 def _copy_text_weights(
     adapter: MultiIPAdapter, text_weights: Sequence[tuple[Tensor, Tensor]]
 ) -> None:
-    for layer, (to_k, to_v) in zip(adapter.ip_adapter.values(), text_weights, strict=True):
+    for layer, (to_k, to_v) in zip(adapter.key_values().values(), text_weights, strict=True):
         for slot_k, slot_v in layer.pairs():
             slot_k.weight.copy_(to_k)
             slot_v.weight.copy_(to_v)
@@ -197,8 +197,9 @@ def _copy_text_weights(
 def _copy_file(adapter: MultiIPAdapter, loaded: MultiIPAdapter) -> None:
     """The file's weights; more slots start as copies of its first."""
     adapter.image_proj.load_state_dict(loaded.image_proj.state_dict())
-    for name, layer in adapter.ip_adapter.items():
-        sources = loaded.ip_adapter[name].pairs()
+    given = loaded.key_values()
+    for name, layer in adapter.key_values().items():
+        sources = given[name].pairs()
         for slot, (to_k, to_v) in enumerate(layer.pairs()):
             source_k, source_v = sources[slot if slot < len(sources) else 0]
             to_k.weight.copy_(source_k.weight)
@@ -210,8 +211,9 @@ def _copy_file(adapter: MultiIPAdapter, loaded: MultiIPAdapter) -> None:
         )
     got, wanted = loaded.config.aggregator_heads, adapter.config.aggregator_heads
     if got == wanted:
-        for name, aggregator in adapter.aggregator.items():
-            aggregator.score.copy_(loaded.aggregator[name].score)
+        scores = loaded.scores()
+        for name, score in adapter.scores().items():
+            score.copy_(scores[name])
     elif got:
         log.warning(
             "The trained score of the file to start from is not used: it has %d head groups, this "

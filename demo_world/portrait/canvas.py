@@ -73,13 +73,16 @@ class Jitter:
 def shade(color: Color, amount: float) -> Color:
     """Returns the colour darker (amount < 0) or lighter (amount > 0) by that share."""
     if amount < 0:
-        return tuple(round(c * (1 + amount)) for c in color)
-    return tuple(round(c + (255 - c) * amount) for c in color)
+        red, green, blue = (round(c * (1 + amount)) for c in color)
+    else:
+        red, green, blue = (round(c + (255 - c) * amount) for c in color)
+    return red, green, blue
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
     """Returns the colour that share of the way from the first to the second."""
-    return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def warmer(color: Color, amount: float) -> Color:

@@ -15,7 +15,9 @@ def eyes(canvas: Canvas, who: Sitter) -> None:
         y = 0.006 * who.traits.eyes
         far = 0.88 if side == who.turn else 1.0
         if who.scene["eyes"] == "closed":
-            lid = spline([(-0.085, -0.005), (-0.045, 0.025), (0.045, 0.025), (0.085, -0.005)], 0)
+            lid = spline(
+                [(-0.085, -0.005), (-0.045, 0.025), (0.045, 0.025), (0.085, -0.005)], closed=False
+            )
             canvas.stroke(who.place(lid * (far, 1) + (x, y), 1), 0.024, INK, 0.5)
             for dx in (-0.05, 0.0, 0.05):
                 lash = np.array([(dx, 0.024), (dx * 1.2, 0.052)])

@@ -25,7 +25,9 @@ def body(canvas: Canvas, who: Sitter) -> None:
                 canvas.fill(ellipse(side * x, y, 0.026, 0.026), (244, 238, 222))
                 canvas.fill(ellipse(side * x, y + 0.006, 0.016, 0.016), (214, 202, 180))
     elif kind == "choker":
-        band = spline([(-0.12, 0.36), (-0.06, 0.385), (0, 0.392), (0.06, 0.385), (0.12, 0.36)], 0)
+        band = spline(
+            [(-0.12, 0.36), (-0.06, 0.385), (0, 0.392), (0.06, 0.385), (0.12, 0.36)], closed=False
+        )
         canvas.stroke(band + (0, 0.025), 0.04, (30, 26, 40))
         canvas.fill(ellipse(0, 0.44, 0.03, 0.036), (30, 190, 170))
 

@@ -70,7 +70,7 @@ def picture_encoder(
         pictures: Tensor, names: Sequence[str] = (LATENTS, *FEATURES)
     ) -> dict[str, Tensor]:
         found = {}
-        if FACE in names:
+        if FACE in names and faces is not None:
             found[FACE] = embed_pictures(faces, pictures)
         with LOADING, torch.inference_mode():
             pixels = to_floats(pictures)

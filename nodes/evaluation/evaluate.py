@@ -224,7 +224,7 @@ class EvaluatePictures(io.ComfyNode):
         made = _generated(generated, generated_images, references, reference_images, prompt)
         truth = _real(real, real_images)
         known, saved = _statistics(home, statistics, save_statistics)
-        numbers = {"batch_size": batch_size, "seed": seed, "splits": splits}
+        numbers: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "splits": splits}
         request = Request(wanted, made, truth, known, saved, mixed_sizes=mixed_sizes, **numbers)
         choice = NetworkChoice(clip, dino, lpips, resize)
         report = evaluate_into(home, request, choice, clip_vision)

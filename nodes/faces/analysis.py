@@ -15,6 +15,7 @@ from comfy_api.v0_0_2 import io
 from ...faces.analysis import FaceAnalyser
 from ...faces.insight import (
     PACKS,
+    InsightFace,
     MissingPackageError,
     MissingPackError,
     load_pack,
@@ -75,7 +76,7 @@ def load_analyser(name: str) -> FaceAnalyser:
     return load_pack(there[name], comfy.model_management.get_torch_device())
 
 
-def load_first_pack() -> FaceAnalyser:
+def load_first_pack() -> InsightFace:
     """The first pack that is there; other models' folders beside it are passed over.
 
     Raises:

@@ -59,7 +59,7 @@ class MediaPipeFaces:
 
 def five_points(mesh: np.ndarray) -> np.ndarray:
     """MediaPipe's 478 points, [478, 2], to the five of `Face.landmarks`, float32 [5, 2]."""
-    return np.float32([mesh[list(points)].mean(0) for points in _POINTS])
+    return np.array([mesh[list(points)].mean(0) for points in _POINTS], np.float32)
 
 
 def mediapipe_files() -> list[Path]:

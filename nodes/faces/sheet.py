@@ -31,7 +31,7 @@ def face_sheet(prepared: Prepared) -> Image.Image:
 
 
 def _caption(verdict: Verdict) -> str:
-    if verdict.place is None:
+    if verdict.place is None or verdict.quality is None:
         return f"{verdict.reason}{verdict.turned}"
     return f"kept as {verdict.place}, quality {verdict.quality.total:.2f}{verdict.turned}"
 

@@ -130,7 +130,7 @@ def encode_faces(
             f"reads {width}. Load the pack that the adapter was made with."
         )
     features, null = {FACE: found.embeds}, {FACE: torch.zeros(1, width)}
-    if reads_crops:
+    if found.crops is not None:
         features |= encode(clip_vision, {"faces": found.crops}, "crop", (HIDDEN,), False)
         null |= encode_null(clip_vision, (HIDDEN,))
     weights = weights[found.places]
@@ -178,7 +178,7 @@ def read_faces(analyser: FaceAnalyser, images: Mapping[str, Tensor], size: int =
         face = main_face(analyser, picture)
         faces += face is not None
         found = None if face is None else embedding(analyser, picture, face)
-        if found is not None:
+        if face is not None and found is not None:
             embeds.append(found)
             quality.append(measure(picture, face).total)
             kept.append(place)

@@ -33,7 +33,9 @@ class LayerKeyValues(NamedTuple):
 
     def to(self, *target) -> LayerKeyValues:
         """Moved or cast."""
-        return LayerKeyValues(*(None if x is None else x.to(*target) for x in self))
+        keys, values, null_keys, null_values = (x.to(*target) for x in self[:4])
+        bias = None if self.bias is None else self.bias.to(*target)
+        return LayerKeyValues(keys, values, null_keys, null_values, bias)
 
     def select(self, is_cond: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """G and U per row, [B, S T, D], in the queries' type, and the bias [1, S T].

@@ -157,7 +157,7 @@ class Attn2Replace:
     Runs what stood there before (`previous`), or ComfyUI's attention, then its parts in order.
     """
 
-    def __init__(self, previous: Callable | None = None):
+    def __init__(self, previous: Any = None):  # another pack's, with the methods that it has
         self.previous = previous
         self.parts: list[ImageAttention | AddedCallback] = []
 

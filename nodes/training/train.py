@@ -216,7 +216,8 @@ class TrainMultiIPAdapter(io.ComfyNode):
         settings: str = "",
         face_analysis: FaceAnalyser | None = None,
     ) -> io.NodeOutput:
-        inputs = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+        inputs: dict[str, Any] = {"steps": steps, "batch_size": batch_size}
+        inputs |= {"learning_rate": learning_rate}
         inputs |= {"size": size, "max_references": max_references, "aggregation": aggregation}
         inputs |= {"precision": precision, "seed": seed, "start_from": _path_of(start_from)}
         models = Models(model, clip, vae, clip_vision, face_analysis)

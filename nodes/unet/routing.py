@@ -63,10 +63,11 @@ def guider_roles(conds: dict[str, list[dict] | None]) -> Roles:
     """
     by_uuid: dict[Any, bool] = {}
     for name in sorted(conds, key=_is_negative):
-        for place, entry in enumerate(conds[name] or []):
+        entries = conds[name] or []
+        for place, entry in enumerate(entries):
             sees = not _is_negative(name)
             if by_uuid.get(entry.get("uuid"), sees) != sees:
-                entry = conds[name][place] = entry | {"uuid": uuid.uuid4()}
+                entry = entries[place] = entry | {"uuid": uuid.uuid4()}
             by_uuid[entry.get("uuid")] = sees
     return Roles(by_uuid)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import comfy.model_patcher
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
@@ -12,7 +12,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ...models.adapter import MultiIPAdapterConfig, family_name
 
 
-class Site(NamedTuple):
+@dataclass(frozen=True)
+class Site:
     """One cross-attention layer.
 
     `block` and `index` are the names by which ComfyUI looks a patch up; `transformer_index` counts
