@@ -93,12 +93,7 @@ def inspect_dataset(
     """
     sizes = index.sizes()
     missing = np.flatnonzero(sizes < 0).tolist()
-    corrupt = dict.fromkeys(np.flatnonzero(sizes == 0).tolist(), "empty file")
-    tiny, opened = np.flatnonzero((sizes > 0) & (sizes < TINY_BYTES)).tolist(), 0
-    if deep:
-        left = np.flatnonzero(sizes > 0).tolist()
-        found, tiny, opened = _open_all(index, left, on_progress, should_stop)
-        corrupt |= found
+    corrupt, tiny, opened = _bad_and_tiny(index, sizes, deep, on_progress, should_stop)
     bad = sorted(corrupt)
     good = index.without([*missing, *bad])
     counts = good.counts()
@@ -124,6 +119,22 @@ def inspect_dataset(
         cache_of=cache_of,
     )
     return report, good
+
+
+def _bad_and_tiny(
+    index: PictureIndex,
+    sizes: np.ndarray,
+    deep: bool,
+    on_progress: Progress | None,
+    should_stop: Callable[[], bool],
+) -> tuple[dict[int, str], list[int], int]:
+    """Corrupt pictures and why, tiny ones, and how many were opened to find out."""
+    corrupt = dict.fromkeys(np.flatnonzero(sizes == 0).tolist(), "empty file")
+    if not deep:
+        return corrupt, np.flatnonzero((sizes > 0) & (sizes < TINY_BYTES)).tolist(), 0
+    left = np.flatnonzero(sizes > 0).tolist()
+    found, tiny, opened = _open_all(index, left, on_progress, should_stop)
+    return corrupt | found, tiny, opened
 
 
 def _names(index: PictureIndex, numbers: Iterable[int]) -> tuple[str, ...]:

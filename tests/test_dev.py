@@ -357,7 +357,8 @@ def commands(dev, monkeypatch, tmp_path):
 
     def call(arguments, failing=None):
         def run(command, *_, **__):
-            ran.append(" ".join(command[2:]))  # after "python -m"
+            what, *options = command[2:]  # after "python -m"
+            ran.append(" ".join([what] if what == "mypy" else [what, *options]))
             return 7 * (ran[-1] == failing)
 
         ran = []
@@ -370,11 +371,23 @@ def commands(dev, monkeypatch, tmp_path):
     return call
 
 
+LINT = ["ruff check", "ruff format --check", "mypy"]
+
+
+def test_where_no_link_can_be_made_the_types_are_left_out(commands, dev, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("not permitted")
+
+    monkeypatch.setattr(dev, "package_link", refuse)
+    assert commands(["lint"]) == (0, LINT[:2])
+    assert "mypy is left out: it needs a symbolic link (not permitted)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["lint"], ["ruff check", "ruff format --check"]),
-        (["test"], ["ruff check", "ruff format --check", "pytest"]),
+        (["lint"], LINT),
+        (["test"], [*LINT, "pytest"]),
         (["test", "--quick"], ["pytest --quick"]),
         (["test", "tests", "-k", "key"], ["pytest tests -k key"]),
     ],
@@ -386,7 +399,7 @@ def test_what_lints_and_what_tests(commands, arguments, expected):
 
 @pytest.mark.parametrize("command", ["lint", "test"])
 def test_the_first_failure_is_the_end(commands, command):
-    for failing in ("ruff check", "ruff format --check"):
+    for failing in LINT:
         code, ran = commands([command], failing)
         assert code == 7 and ran[-1] == failing
 
