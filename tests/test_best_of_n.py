@@ -110,6 +110,7 @@ def test_lpips_without_targets_is_the_mean_distance_to_the_references():
     }
 
 
+@pytest.mark.slow
 def test_a_mix_ranks_pictures_and_takes_their_latents_along(metrics):
     images = batch(5)
     latents = {"samples": torch.arange(5).view(5, 1, 1, 1).float(), "batch_index": [9, 8, 7, 6, 5]}
@@ -201,6 +202,7 @@ def test_by_lpips_the_nearest_first(networks, given):
     assert scores == pytest.approx(wanted[indices].tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mix_of_all_three_networks(networks):
     images, references = batch(4, size=(64, 64)), batch(2, seed=7, size=(64, 64))
     inputs = {"references": references}
@@ -225,6 +227,7 @@ def test_pictures_too_small_for_lpips_are_not_blamed_on_faces(networks, metric):
     assert "face" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_pictures_without_a_value_are_not_said_to_have_been_searched_for_faces(base):
     write_pack(base / "models" / "insightface" / "models" / "buffalo_l", SHAPES, embeddings())
     expected = "None of the 2 pictures can be scored: the metric has no value for any, as identity"
@@ -249,6 +252,7 @@ def test_identity_reads_the_pack_that_the_face_nodes_read(base, monkeypatch):
     assert torch.equal(kept, _images(*drawn)[indices])
 
 
+@pytest.mark.slow
 def test_identity_finds_close_ups_and_packs_wherever_the_face_nodes_do(base):
     """A nested antelopev2; a face that fills the picture, found at 128 pixels only."""
     names = ("scrfd_10g_bnkps.onnx", "glintr100.onnx")

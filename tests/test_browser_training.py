@@ -16,8 +16,8 @@ from .test_train_server import steps_in, training_graph
 TRAIN = "MultiIPAdapter_Train"
 RUN = "charted_live"
 STOP = "Stop, and keep what was learned"
-# Far more steps than a test waits for; the chart is told of each second one.
-LONG = {"steps": 100_000, "settings": settings_with(log_every=2, validate_every=50, previews=1)}
+# Far more steps than a test waits for, with one validation; the chart is told of each second step.
+LONG = {"steps": 100_000, "settings": settings_with(log_every=2, validate_every=9999, previews=1)}
 NEWEST = "() => Number(document.querySelector('.mip-chart')?.getAttribute('aria-valuenow'))"
 # All that a test compares comes from one look at the page, because it is drawn anew all the time.
 _CURVES = """() => [...document.querySelectorAll('.mip-chart path:not([transform])')].map(

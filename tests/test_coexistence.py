@@ -117,6 +117,7 @@ def test_between_two_packs_all_are_added(model, adapter, references, prompts):
     assert difference(call.out, wanted) < CLOSE
 
 
+@pytest.mark.slow
 def test_sigmas_of_another_pack_hold_in_both_orders(sd15, clip_vision, prompts):
     """Four steps: the other pack acts in the second and third."""
     adapter = make_adapter(sd15)
@@ -266,6 +267,7 @@ def test_attention_patches_of_other_kinds_still_act(model, adapter, references, 
     assert difference(call.out, bare) > 100 * CLOSE
 
 
+@pytest.mark.slow
 def test_two_adapters_commute(model, references, clip_vision, prompts):
     a, b = make_adapter(model, seed=5), make_adapter(model, seed=6)
     others = encode(b, clip_vision, make_images(2, seed=50), "1, 2")

@@ -93,6 +93,7 @@ def test_batches_are_contiguous(pictures) -> None:
     assert torch.equal(batch[1].permute(1, 2, 0) * 255, torch.tensor(pictures.pixels[5]).float())
 
 
+@pytest.mark.slow
 def test_standardised_latents_decode_to_the_same_picture(pictures) -> None:
     config = dataclasses.replace(
         demo_models.WORLD, vae=demo_models.WORLD.vae | {"ch": 32, "ch_mult": [1, 1, 1]}

@@ -39,6 +39,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_a_run_and_its_cache_go_on(earlier):
     caches, run = earlier / "output" / "training_cache", earlier / "output" / "training" / "earlier"
     before = contents(caches)

@@ -213,6 +213,7 @@ def test_help_explains_every_option_and_tells_its_default(capsys, monkeypatch):
     assert {"--dino", "--lpips", "--resize"} <= {n for n, t in told.items() if "(default: " in t}
 
 
+@pytest.mark.slow
 def test_bad_input_ends_in_one_clear_line(world, capsys, tmp_path, monkeypatch):
     made, real, empty = world / "made", world / "real", tmp_path / "empty"
     empty.mkdir()
@@ -247,6 +248,7 @@ def test_a_weights_file_that_would_run_code_is_refused(world, capsys, tmp_path):
     assert "could run code" in text and not made.exists()
 
 
+@pytest.mark.slow
 def test_features_that_were_asked_for_stay_and_serve_other_metrics(world, tmp_path, capsys):
     out, folder = tmp_path / "report.json", tmp_path / "features"
     asked = [world / "made", world / "real", "--out", out, "--features", folder, "--splits", 2]

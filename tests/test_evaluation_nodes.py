@@ -83,6 +83,7 @@ def test_all_nodes_are_listed_and_have_a_schema(base):
 # ---- evaluate ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_and_the_same_batch_have_equal_scores(metrics):
     images, real = batch(6), batch(7, 100)
     write(metrics / "output" / "made", images)
@@ -121,9 +122,10 @@ def test_the_front_end_gets_the_values_and_the_figures(metrics):
     assert shown["report"] == [[row]] and len(shown["images"]) == len(shown["figures"])
 
 
+@pytest.mark.slow
 def test_statistics_stand_for_the_real_pictures(metrics):
-    write(metrics / "output" / "made", batch(60))
-    write(metrics / "input" / "truth", batch(55, 100))
+    write(metrics / "output" / "made", batch(50))
+    write(metrics / "input" / "truth", batch(50, 10))  # 40 of both: the network sees them once
     first = EvaluatePictures.execute(
         "made", "truth", metrics="fid", name="first", save_statistics=True
     ).args[0]
@@ -320,6 +322,7 @@ def test_bad_sweeps(metrics, models, adapter, dataset, changes, message):
         sweep(models, adapter, dataset, **changes)
 
 
+@pytest.mark.slow
 def test_reports_side_by_side(metrics):
     write_pictures(metrics / "output" / "a", 4)
     write_pictures(metrics / "output" / "b", 6, 3)

@@ -29,6 +29,8 @@ from .diffusers_models import (
 from .families import faceid, faceid_plus, filled, plus
 from .oracle import difference, recorded
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of a UNet's output, which is about 1
 SCALE = 0.7
 HIDDEN, PATCHES = 64, 17

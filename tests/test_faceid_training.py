@@ -31,6 +31,8 @@ from .oracle import difference
 from .people import SIZE, encode, settings_with, write_people
 from .training_node import train, weights
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = settings_with(projection="faceid", num_tokens=None, previews=0)
 IDENTITIES, PICTURES = 6, 3
 FACELESS = "p01/1.png"

@@ -72,6 +72,7 @@ def write_messy(folder) -> None:
     Image.fromarray(person(5)).convert("RGBA").save(folder / "k-alpha.png")
 
 
+@pytest.mark.slow
 def test_a_messy_folder_becomes_faces_and_each_file_is_accounted_for(base, pack):
     write_messy(base / "input" / "messy")
     (analyser,) = LoadFaceAnalysis.execute().args

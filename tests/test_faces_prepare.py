@@ -273,6 +273,7 @@ def test_copies_of_one_picture_vote_once(analyser, tmp_path):
     assert "As many pictures show another person" in str(result)
 
 
+@pytest.mark.slow
 def test_no_face_anywhere_lists_every_picture_with_its_reason(analyser, quick):
     images = {f"p{n}": scene(n) for n in range(3)} | {"tiny": scene(9, (64, 64, TINY, 4))}
     with pytest.raises(NoFacesError) as caught:
@@ -321,6 +322,7 @@ def test_whoever_interrupts_by_an_exception_is_not_held_up(analyser):
         prepare([("a", load)], analyser, Settings())
 
 
+@pytest.mark.slow
 def test_small_copies_are_kept_of_so_many_pictures_only(quick):
     image, found = scene(1), scene(3)
     paint(found, 0, 0, SHAPES[FRONT], FRONT, 2, zoom=20)

@@ -16,6 +16,8 @@ from .builders import apply, patches_of, sample
 from .diffusers_models import CONTEXT, image_layers, nested, noise, sd15_pair, sdxl_pair
 from .oracle import difference, recorded
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 SCALE = 0.7
 POOLED, HIDDEN, PATCHES = 48, 64, 17

@@ -32,6 +32,8 @@ from multi_ipadapter.demo.study.summary import claims, ranking, summarise
 from multi_ipadapter.demo_world import world
 from multi_ipadapter.evaluation.metrics.intervals import Interval
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[1] / "docs"
 PEOPLE, WIDTH = 40, 4
 

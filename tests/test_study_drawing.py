@@ -17,6 +17,8 @@ from multi_ipadapter.nodes.steering.apply import ApplyMultiIPAdapter
 from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages as Encode
 from multi_ipadapter.nodes.steering.key_values import LoadedAdapter
 
+pytestmark = pytest.mark.slow
+
 FILE = WEIGHTS_FOLDER / "adapter.safetensors"
 PEOPLE, N = 2, 3
 CFG = 5.0

@@ -14,7 +14,7 @@ MARKS = {
     "server": "needs a running ComfyUI",
     "browser": "needs ComfyUI's front end in a browser",
     "process": "starts another Python",
-    "slow": "computes for more than two seconds on a core of its own",
+    "slow": "computes for seconds",
 }
 FIXTURES = {"server": "server", "clean": "server", "front_end": "browser"}  # -> mark
 
