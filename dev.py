@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 TEST_REQUIREMENTS = ROOT / "tests" / "requirements.txt"
 COMMANDS = ("demo", "test", "lint", "server", "bench")
+# Two processes share all tests, by files; single ones would wait for both to import ComfyUI.
+SHARED = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PYTHON_OLDEST, PYTHON_NEWEST = (3, 10), (3, 14)  # what torch 2.11.0 has wheels for
@@ -391,7 +393,8 @@ def run_command(command: str, arguments: list[str]) -> int:
         code = lint(python, environ, checkout) if command == "lint" or not arguments else 0
         if command == "lint" or code != 0:
             return code
-        return become([python, "-m", "pytest", *arguments], environ)
+        shared = SHARED if {"tests", "--quick"}.issuperset(arguments) else ()
+        return become([python, "-m", "pytest", *shared, *arguments], environ)
     if command == "bench":
         module = f"multi_ipadapter.benchmarks.{arguments.pop(0)}"
     elif command == "server":

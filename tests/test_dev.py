@@ -372,6 +372,7 @@ def commands(dev, monkeypatch, tmp_path):
 
 
 LINT = ["ruff check", "ruff format --check", "mypy"]
+SHARED = "pytest -n 2 --dist loadfile --no-loadscope-reorder"
 
 
 def test_where_no_link_can_be_made_the_types_are_left_out(commands, dev, monkeypatch, capsys):
@@ -387,8 +388,9 @@ def test_where_no_link_can_be_made_the_types_are_left_out(commands, dev, monkeyp
     ("arguments", "expected"),
     [
         (["lint"], LINT),
-        (["test"], [*LINT, "pytest"]),
-        (["test", "--quick"], ["pytest --quick"]),
+        (["test"], [*LINT, SHARED]),
+        (["test", "tests"], [f"{SHARED} tests"]),
+        (["test", "--quick"], [f"{SHARED} --quick"]),
         (["test", "tests", "-k", "key"], ["pytest tests -k key"]),
     ],
     ids=" ".join,
