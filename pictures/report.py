@@ -98,7 +98,6 @@ def inspect_dataset(
     good = index.without([*missing, *bad])
     counts = good.counts()
     usable = int(counts[counts >= 2].sum())
-    duplicates = _duplicates(index, sizes, deep, should_stop)
     report = DatasetReport(
         root=printable(str(index.root)),
         identities=len(index.identities),
@@ -109,7 +108,7 @@ def inspect_dataset(
         singles=tuple(printable(good.identities[i]) for i in np.flatnonzero(counts == 1).tolist()),
         missing=_names(index, missing),
         corrupt=tuple(zip(_names(index, bad), (corrupt[n] for n in bad), strict=True)),
-        duplicates=tuple(_names(index, group) for group in duplicates),
+        duplicates=tuple(_names(index, x) for x in _duplicates(index, sizes, deep, should_stop)),
         tiny=_names(index, tiny),
         skipped=tuple((printable(s.path), printable(s.reason)) for s in index.skipped),
         notes=tuple(index.notes),

@@ -236,7 +236,7 @@ def test_tensors_that_share_memory_are_written(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=str)
 @pytest.mark.parametrize(
-    "step", ["models.files.save_file", "files.atomic.os.fsync", "files.atomic.os.replace"]
+    "step", ["files.tensors.save_file", "files.atomic.os.fsync", "files.atomic.os.replace"]
 )
 def test_a_write_that_fails_leaves_the_old_file(step, error, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"

@@ -41,7 +41,7 @@ def radial(a, b):
 
 
 def kid_of_all(x, y):
-    """Of one subset: all pictures, where both sets have as many."""
+    """KID of one subset: all pictures, where both sets have as many."""
     return kid(x, y, subsets=1).mean
 
 

@@ -148,9 +148,9 @@ def test_previews_are_drawn_with_fixed_seeds(base, models, dataset, hook):
     sheets = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     assert chart.shape == (1, 480, 960, 3)
     assert np.array_equal(np.asarray(sheet[0] * 255).round(), sheets[-1])
-    side = 200  # a picture and its border
+    side = 192 + 6  # a picture and its border
     # 3 references, the target, without, 1 and 2 references
-    columns = [[s[:200, x * side : (x + 1) * side] for x in range(7)] for s in sheets]
+    columns = [[s[:side, x * side : (x + 1) * side] for x in range(7)] for s in sheets]
     for before, after in zip(columns, columns[1:], strict=False):
         assert [np.array_equal(a, b) for a, b in zip(before, after, strict=True)] == (
             [True] * 5 + [False] * 2

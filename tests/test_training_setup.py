@@ -290,7 +290,7 @@ def test_previews_take_another_case_for_a_bad_picture(base, models, dataset):
     people = base / "input/people"
     (people / held_out.name(1)).write_bytes(b"damaged" * 200)
     sheet = train(models, dataset, settings=text, steps=1).args[3]
-    assert sheet.shape[1] == 192 + 32 + 8, "a sheet of one row"
+    assert sheet.shape[1] == 6 + 192 + 22 + 6, "a sheet of one row"
     assert len(list((base / "output/training/run").glob("preview-*.png"))) == 1
 
 

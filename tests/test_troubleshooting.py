@@ -181,9 +181,9 @@ def test_sections_name_the_nodes():
     [
         ("nodes", "Got no reference images; connect at least one to reference_images."),
         ("nodes", "… has no trained aggregator: 'learned' acts as 'mean'."),
-        ("models", "There is no file … in …. Check the name, or put the file there."),
+        ("files", "There is no file … in …. Check the name, or put the file there."),
         ("training", "Got held_out = …; expected at least 0 and below 1."),
-        ("training", "lies beside the identities' folders; move it into one"),
+        ("pictures", "lies beside the identities' folders; move it into one"),
         ("evaluation", "CMMD of …; published values are of …. Do not compare with them."),
         ("evaluation", "… needs generated pictures."),
         ("faces", "near-duplicate of …"),
