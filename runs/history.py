@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .metrics import curves, read_metrics
+from .metrics import VALIDATION, curves, read_metrics
 
 Points = list[tuple[float, float]]
 
-VALIDATION = ("matched", "none", "shuffled")
 MOST_POINTS = 2000  # of a curve; more than a screen is wide
 _COLUMNS = ("step", "loss", "learning_rate", "gradient_norm", "samples_per_second", *VALIDATION)
 

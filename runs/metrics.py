@@ -10,6 +10,8 @@ from ..files.atomic import atomically
 from ..files.strict_json import finite
 from .state import disk_errors
 
+VALIDATION = ("matched", "none", "shuffled")  # what a validation compares
+
 
 class MetricsFile:
     """metrics.jsonl of a run; lines after the step that a run resumes from are dropped."""
@@ -72,7 +74,7 @@ def curves(entries: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]
     checks = [entry for entry in entries if entry["kind"] == "validation"]
     return {"loss": train} | {
         name: [(e["step"], e[name]["mean"]) for e in checks if e[name]["mean"] is not None]
-        for name in ("matched", "none", "shuffled")
+        for name in VALIDATION
     }
 
 

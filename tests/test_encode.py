@@ -8,7 +8,8 @@ import pytest
 import torch
 from comfy_api.latest import _io
 
-from multi_ipadapter.nodes.steering.encode import MAX_SLOTS, EncodeReferenceImages
+from multi_ipadapter.nodes.host.wires import MAX_SLOTS
+from multi_ipadapter.nodes.steering.encode import EncodeReferenceImages
 from multi_ipadapter.nodes.steering.vision import BATCH, encode_null, to_square
 
 from .builders import LINEAR, PLUS, assert_says, encode, make_adapter, make_images, refusal

@@ -23,8 +23,7 @@ from ..host.folders import evaluation_directory
 from ..host.images import to_image
 from ..host.memory import unload_models
 from ..host.progress import Progress, cancelled
-from ..host.wires import CATEGORY, MultiIPAdapterSocket, ReferenceDatasetSocket
-from ..steering.encode import MAX_SLOTS
+from ..host.wires import CATEGORY, MAX_SLOTS, MultiIPAdapterSocket, ReferenceDatasetSocket
 from ..steering.key_values import LoadedAdapter
 from ..steering.vision import check_encoder
 from .sweep_run import Checkpoint, Given, SweepDrawer

@@ -19,10 +19,14 @@ from ...pictures.sources import FolderSource, Source, TensorSource
 from ..host.folders import changed_below, find_pictures
 from ..host.images import to_image
 from ..host.progress import Progress, cancelled, show_text
-from ..host.wires import CATEGORY, JOIN_PICTURES, FaceAnalysisSocket, refuse_unknown
+from ..host.wires import (
+    CATEGORY,
+    JOIN_PICTURES,
+    MAX_SLOTS,
+    FaceAnalysisSocket,
+    refuse_unknown,
+)
 from .sheet import face_sheet
-
-MAX_SLOTS = 64
 
 
 class PrepareFaces(io.ComfyNode):

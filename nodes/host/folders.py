@@ -67,6 +67,11 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "training"
 
 
+def caches_folder() -> Path:
+    """The folder below which runs share what they have encoded."""
+    return Path(folder_paths.get_output_directory()) / "training_cache"
+
+
 def evaluation_directory(name: str = "") -> Path:
     """output/evaluation, or the folder in it that belongs to an evaluation of this name.
 

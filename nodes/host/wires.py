@@ -5,6 +5,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+MAX_SLOTS = 64  # of a growing input
+
 MultiIPAdapterSocket = io.Custom("MULTI_IPADAPTER")
 ReferenceEmbedsSocket = io.Custom("REFERENCE_EMBEDS")
 ReferenceDatasetSocket = io.Custom("REFERENCE_DATASET")

@@ -10,6 +10,7 @@ from ..host.progress import show_text
 from ..host.wires import (
     CATEGORY,
     JOIN_PICTURES,
+    MAX_SLOTS,
     FaceAnalysisSocket,
     MultiIPAdapterSocket,
     ReferenceEmbedsSocket,
@@ -19,8 +20,6 @@ from .encoding import encode_references
 from .face_features import FACE_EMBEDDINGS
 from .key_values import LoadedAdapter
 from .reference_thumbnails import thumbnails
-
-MAX_SLOTS = 64
 
 
 class EncodeReferenceImages(io.ComfyNode):

@@ -27,7 +27,7 @@ def draw_chart(result: Result) -> Image.Image:
     """Loss and validation of a run."""
     lines = curves(result.metrics)
     named = [("loss", lines["loss"]), ("loss, smoothed", smoothed(lines["loss"]))]
-    named += [(f"validation, {name}", lines[name]) for name in ("matched", "none", "shuffled")]
+    named += [(f"validation, {name}", lines[name]) for name in VALIDATION]
     return line_chart(f"Training, {result.step} steps", named)
 
 

@@ -19,7 +19,7 @@ from ...pictures.index import PictureIndex
 from ...runs.metrics import curves
 from ...training.job import FILES, Job, parse_settings, read_job
 from ...training.source import Folders
-from ..host.folders import runs_folder
+from ..host.folders import caches_folder, runs_folder
 from ..host.images import to_image
 from ..host.wires import (
     CATEGORY,
@@ -281,10 +281,11 @@ def train(models: Models, dataset: PictureIndex, name: str, job: Job, node: str 
         InterruptProcessingException: cancelled before the first step.
     """
     run = plain_name(name)
-    caches = Path(folder_paths.get_output_directory()) / "training_cache"
     with TrainingEvents(run, node, job.run.steps) as events:
         watcher = TrainingBar(job.run.steps, events).watcher()
-        outcome = train_adapter(models, dataset, job, Folders(runs_folder() / run, caches), watcher)
+        outcome = train_adapter(
+            models, dataset, job, Folders(runs_folder() / run, caches_folder()), watcher
+        )
         events.finished = outcome is not None and outcome.result.finished
     if not events.finished:
         _stopped[name] += 1
