@@ -13,7 +13,7 @@ from ..evaluation.manifest import Entry, GeneratedSet
 from ..evaluation.networks.inception import CLASSES, POOL, Inception
 from ..evaluation.request import Request
 from ..evaluation.run import evaluate
-from ..evaluation.sources import Picture
+from ..pictures.sources import Picture
 from ._evaluation_pictures import Repeated, random_inception
 
 BATCH = 32

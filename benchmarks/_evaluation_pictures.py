@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ..evaluation.networks.inception import Inception, InceptionModule
-from ..evaluation.sources import ListSource, Picture
+from ..pictures.sources import ListSource, Picture
 
 PIXELS = 512
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ..pictures.sources import FolderSource
 from ..runs.comfyui import find_comfyui
 from ..runs.processes import Accelerated, OneProcess, StopSignals, start_processes
 from .encoders import file_fingerprint
@@ -26,7 +27,6 @@ from .report import write_csv, write_json
 from .request import MIXED_SIZES, Request
 from .resize import MODES
 from .run import evaluate
-from .sources import FolderSource
 from .store import remove_features
 
 PROGRAM = "python -m multi_ipadapter.evaluation"

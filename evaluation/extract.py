@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..files.folder import Skipped
 from ..pictures.decode import BadPictureError
+from ..pictures.sources import Picture, Source
 from .networks import FeatureNetwork
-from .sources import Picture, Source
 from .store import FeatureStore, Known
 
 _THREADS = 4
@@ -154,8 +154,10 @@ def extract(
     finally:
         store.flush()
     out.numbers = list(fingerprints)
-    places = ((number, store.get(text)) for number, text in fingerprints.items())
-    out.places = {number: place for number, place in places if place is not None}
+    for number, text in fingerprints.items():
+        place = store.get(text)
+        assert place is not None, text  # it was there, or has just been added
+        out.places[number] = place
     return out
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..files.folder import SafeFolder, Skipped
-from .sources import FolderSource, ListSource, Source, TensorSource, left_out
+from ..pictures.sources import FolderSource, ListSource, Source, TensorSource, left_out
 
 MANIFEST = "manifest.jsonl"
 _MAX_LINE = 1 << 20

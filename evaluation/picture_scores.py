@@ -137,8 +137,9 @@ class PictureScores:
             drawn = self._features("copy_paste", GENERATED, numbers)
             given = self._features("copy_paste", REFERENCES, references)
             if held_out:
-                of = [t for n in numbers if (t := self._entries[n].target) is not None]
-                values = copy_paste(drawn, given, self._features("copy_paste", TARGETS, of))
+                known = {n: t for n in numbers if (t := self._entries[n].target) is not None}
+                of = self._features("copy_paste", TARGETS, [known[n] for n in numbers])
+                values = copy_paste(drawn, given, of)
             else:
                 values = nearest_reference_margin(drawn, given)
             scores |= _pairs(numbers, values)

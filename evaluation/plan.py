@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pictures.sources import Source
 from .manifest import Entry, GeneratedSet
-from .sources import PairSource, Source
+from .pairs import PairSource
 
 GENERATED, REAL, REFERENCES, TARGETS = "generated", "real", "references", "targets"
 TARGET_PAIRS, DIVERSITY_PAIRS = "pairs with targets", "pairs of one prompt"

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..figures.sheets import ranked_strip
+from ..pictures.sources import TensorSource, picture_of
 from .manifest import GeneratedSet, generated_from_batches
 from .plan import LOWER_IS_BETTER, PER_IMAGE
 from .report import EvaluationReport
-from .sources import TensorSource, picture_of
 
 MIX, WEIGHTS = "mix", "identity: 1, aesthetic: 0.5, text_alignment: 0.5"
 Scores = list[float | None]  # one for each picture; None: it has none

@@ -9,11 +9,11 @@ from PIL import Image
 
 from ..figures.sheets import ranked_strip
 from ..files.atomic import atomically
+from ..pictures.sources import Source, picture_of
 from . import figures
 from .plan import LOWER_IS_BETTER
 from .report import EvaluationReport, compare, write_csv, write_json
 from .sheets import xy_sheet
-from .sources import Source, picture_of
 
 _CONDITIONS = ("weight", "references")
 _RANKED = 16  # pictures of a strip

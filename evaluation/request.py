@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from ..pictures.sources import Source
 from .manifest import GeneratedSet
 from .plan import METRICS, REAL, check_metrics
-from .sources import Source
 
 MIXED_SIZES = ("resize", "skip")
 _LARGEST_SEED = 2**32 - 1  # of NumPy's RandomState

@@ -11,16 +11,17 @@ from typing import Any, overload
 
 import torch
 
+from ..pictures.sources import Source
 from ..runs.processes import OneProcess
 from . import caveats
 from .extract import Batches, Extracted, Interrupted, extract
 from .material import Material
 from .metrics.statistics import Provenance, load_statistics
+from .pairs import PairSource
 from .plan import BY_STATISTICS, METRICS, REAL, PairDistance, Pass, all_sources, passes_of
 from .points import points
 from .report import EvaluationReport, NetworkUse
 from .request import Request
-from .sources import PairSource, Source
 from .store import FeatureStore
 from .usable import use_sources
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from ..figures.axes import number, shown
 from ..figures.sheets import contact_sheet
+from ..pictures.sources import Source, picture_of
 from .report import EvaluationReport
-from .sources import Source, picture_of
 
 
 def xy_sheet(

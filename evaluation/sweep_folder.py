@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from ..files.names import printable
 from ..models.references import ReferenceEmbeds
 from ..pictures.decode import decode
 from ..pictures.index import PictureIndex
+from ..pictures.pixels import to_floats
 from .sweep import Case, Shot, folder_name
 
 _REFERENCE_SIDE = 1024  # larger ones are kept smaller
@@ -185,7 +185,7 @@ def _open(path: Path) -> Image.Image:
 
 def _load(path: Path) -> Tensor:
     """[H, W, 3] in 0..1."""
-    return torch.from_numpy(np.array(_open(path))).float() / 255
+    return to_floats(np.array(_open(path)))
 
 
 def _save(path: Path, image: Image.Image) -> None:

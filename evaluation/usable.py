@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from ..files.folder import Skipped
 from ..files.names import printable
 from ..pictures.decode import BadPictureError
+from ..pictures.sources import Source, left_out
 from . import caveats
 from .extract import Extracted
+from .pairs import PairSource
 from .plan import GENERATED, METRICS, REAL, REFERENCES, TARGETS, Pass
 from .report import SourceUse
 from .request import Request
-from .sources import PairSource, Source, left_out
 
 
 def use_sources(

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run's folder; the system lets the lock go when it dies."""
+"""One process at a time works in a folder; the system lets the lock go when that process dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ComfyUI side of the pack: the only folder that imports ComfyUI."""
+"""The ComfyUI side of the pack: its list of nodes, and what ComfyUI asks when it loads them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Pictures on disk and in memory, whatever they are wanted for."""
+"""Data sets of pictures, and pictures as pixels."""

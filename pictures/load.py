@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from ..files.names import printable
 from .decode import BadPictureError, decode
 from .fit import PAD, Region, face_mask, fit_region, render
 from .index import PictureIndex
+from .pixels import to_floats
 
 
 def load_picture(
@@ -60,7 +60,7 @@ def _load_mask(path: Path, full_size: tuple[int, int], region: Region, size: int
     with _open(lambda: path.open("rb"), name) as file:
         image = decode(file, name)[0].convert("L")
     x, y = image.width / full_size[0], image.height / full_size[1]
-    return torch.from_numpy(render(image, _scaled(region, x, y), size, 0).astype(np.float32) / 255)
+    return to_floats(render(image, _scaled(region, x, y), size, 0))
 
 
 def _scaled(region: Region, x: float, y: float) -> Region:

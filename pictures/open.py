@@ -1,4 +1,4 @@
-"""First step of training: a path of any known layout -> the index of its pictures."""
+"""A path of any known layout -> the index of its pictures."""
 
 from __future__ import annotations
 

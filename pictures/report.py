@@ -1,4 +1,4 @@
-"""What a dataset holds and what is wrong with it, said before training starts."""
+"""What a dataset holds and what is wrong with it, said before anything long starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds ComfyUI for the command line and makes it importable; the rest of training/ needs none."""
+"""Finds ComfyUI for the command lines and makes it importable."""
 
 from __future__ import annotations
 

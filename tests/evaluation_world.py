@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multi_ipadapter.evaluation.request import Request
-from multi_ipadapter.evaluation.sources import TensorSource
+from multi_ipadapter.pictures.sources import TensorSource
 
 
 class Network:

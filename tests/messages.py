@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from .floors import FLOORS
+
 ROOT = Path(__file__).parents[1]
-SOURCES = ("files", "pictures", "models", "training", "faces", "evaluation", "nodes")
+SOURCES = tuple(place for place in FLOORS[: FLOORS.index("demo")] if "." not in place)
 WIDGETS = "js/*.js"
 FILES = (*(f"{folder}/**/*.py" for folder in SOURCES), "demo/*.py", "dev.py")
 GAP = "…"  # stands for what is filled in

@@ -77,6 +77,18 @@ def test_an_import_that_points_up_is_found(name, statement, target, tmp_path, mo
     assert arrows_up(name) == [f"{name}, line {line}: {target} is above it"]
 
 
+@pytest.mark.parametrize("room", ["nodes.host", "nodes.unet", "nodes.steering"])
+def test_steering_stands_on_no_engine_that_trains_or_measures(room):
+    found = [
+        (name, target)
+        for name in MODULES
+        if name.startswith(room)
+        for _, target in own_imports(name)
+        if target.partition(".")[0] in ("training", "evaluation")
+    ]
+    assert found == []
+
+
 def test_every_door_is_used():
     assert {
         door for door in DOORS if door[1] in {target for _, target in own_imports(door[0])}

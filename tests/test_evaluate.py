@@ -23,7 +23,7 @@ from multi_ipadapter.evaluation.metrics.kernels import cmmd, kid
 from multi_ipadapter.evaluation.metrics.manifold import precision_recall
 from multi_ipadapter.evaluation.plan import PER_IMAGE
 from multi_ipadapter.evaluation.run import evaluate
-from multi_ipadapter.evaluation.sources import TensorSource
+from multi_ipadapter.pictures.sources import TensorSource
 
 from .evaluation_world import (
     Network,

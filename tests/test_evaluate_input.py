@@ -19,8 +19,8 @@ from multi_ipadapter.evaluation.metrics import features, kernels, manifold
 from multi_ipadapter.evaluation.plan import METRICS
 from multi_ipadapter.evaluation.report import write_json
 from multi_ipadapter.evaluation.run import evaluate
-from multi_ipadapter.evaluation.sources import FolderSource, ListSource, TensorSource
 from multi_ipadapter.evaluation.store import FeatureStore
+from multi_ipadapter.pictures.sources import FolderSource, ListSource, TensorSource
 
 from .evaluation_world import (
     Network,

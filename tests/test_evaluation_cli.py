@@ -21,7 +21,7 @@ from multi_ipadapter.evaluation.manifest import read_generated
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
 from multi_ipadapter.evaluation.request import Request
 from multi_ipadapter.evaluation.run import evaluate
-from multi_ipadapter.evaluation.sources import FolderSource
+from multi_ipadapter.pictures.sources import FolderSource
 
 from .conftest import COMFYUI_PATH
 from .evaluation_world import write_pictures

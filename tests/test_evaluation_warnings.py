@@ -15,7 +15,7 @@ from multi_ipadapter.evaluation.loading import load_networks
 from multi_ipadapter.evaluation.manifest import generated_from_batches, read_generated
 from multi_ipadapter.evaluation.networks.clip import load_clip
 from multi_ipadapter.evaluation.run import evaluate
-from multi_ipadapter.evaluation.sources import FolderSource, TensorSource
+from multi_ipadapter.pictures.sources import FolderSource, TensorSource
 
 from .evaluation_world import networks, write_pictures
 from .network_files import randomise

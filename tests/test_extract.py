@@ -14,8 +14,8 @@ from PIL import Image
 
 from multi_ipadapter.evaluation import extract as module
 from multi_ipadapter.evaluation.extract import Batches, Interrupted, extract
-from multi_ipadapter.evaluation.sources import FolderSource, Picture, TensorSource
 from multi_ipadapter.evaluation.store import FeatureStore, remove_features
+from multi_ipadapter.pictures.sources import FolderSource, Picture, TensorSource
 
 from .evaluation_world import Network, drawn, write_pictures
 
@@ -229,7 +229,7 @@ STREAM = f"""
 import sys, threading, time
 import psutil, torch
 from multi_ipadapter.evaluation.extract import Batches, extract
-from multi_ipadapter.evaluation.sources import Picture
+from multi_ipadapter.pictures.sources import Picture
 from multi_ipadapter.evaluation.store import FeatureStore
 from multi_ipadapter.evaluation.set_scores import stored_gaussian
 

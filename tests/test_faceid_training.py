@@ -149,7 +149,8 @@ def test_another_recogniser_has_another_cache_and_no_part_in_the_run(base, model
 
 def test_without_a_cache(base, models, faces, caplog):
     settings = settings_with(projection="faceid", cache=False, num_tokens=None)
-    options = {"settings": settings, "face_analysis": BlockAnalyser(), "steps": 4}
+    # The sixth step is the first that reads that picture as a reference.
+    options = {"settings": settings, "face_analysis": BlockAnalyser(), "steps": 6}
     adapter = train(models, faces, **options).args[0]
     assert adapter.config.projection.kind == "faceid"
     assert f"{FACELESS}: no face was found" in warnings(caplog)

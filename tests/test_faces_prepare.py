@@ -354,7 +354,7 @@ import sys
 from functools import partial
 import numpy as np
 from PIL import Image
-from multi_ipadapter.evaluation.sources import FolderSource
+from multi_ipadapter.pictures.sources import FolderSource
 from multi_ipadapter.faces.insight import load_pack
 from multi_ipadapter.faces.prepare import prepare
 from multi_ipadapter.faces.results import Settings

@@ -10,9 +10,9 @@ from PIL import Image, ImageColor
 from multi_ipadapter.evaluation.figures import alignment_scatter, metric_chart, table
 from multi_ipadapter.evaluation.report import EvaluationReport, Point, Value
 from multi_ipadapter.evaluation.sheets import xy_sheet
-from multi_ipadapter.evaluation.sources import TensorSource
 from multi_ipadapter.figures.axes import COLOURS, Axes, Drawn, font, shortened
 from multi_ipadapter.figures.sheets import contact_sheet, ranked_strip
+from multi_ipadapter.pictures.sources import TensorSource
 
 WEIGHTS, COUNTS = (0.0, 0.6, 1.2), (1, 4)
 LONG = "a warning that goes on " + "and on " * 40

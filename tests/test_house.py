@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 
-from .floors import MODULES
+from .floors import FLOORS, MODULES, ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
+UNTYPED = {"demo", "benchmarks", "assets"}
 
 LINES, PARAMETERS, EXECUTE = 50, 7, 15
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -60,3 +68,11 @@ def test_a_node_reads_calls_and_wraps():
     }
     assert len(bodies) > 15
     assert {name: lines for name, lines in bodies.items() if lines > EXECUTE} == {}
+
+
+def test_the_types_of_every_floor_are_checked():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    checked = {
+        name.removeprefix("multi_ipadapter.") for name in project["tool"]["mypy"]["packages"]
+    }
+    assert checked == {place.partition(".")[0] for place in FLOORS} - UNTYPED

@@ -11,13 +11,9 @@ import torch
 from PIL import Image
 
 import nodes
-from multi_ipadapter.evaluation.sources import (
-    FolderSource,
-    ListSource,
-    PairSource,
-    TensorSource,
-)
+from multi_ipadapter.evaluation.pairs import PairSource
 from multi_ipadapter.pictures.decode import BadPictureError
+from multi_ipadapter.pictures.sources import FolderSource, ListSource, TensorSource
 
 from .evaluation_world import drawn, write_pictures
 

@@ -1,1 +1,1 @@
-"""From pictures of identities to an adapter: dataset, cached features, loop, checkpoint."""
+"""From an index of identities to an adapter: cached features, rows, loop, checkpoint."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,11 +38,15 @@ def check_settings(
 
 
 def check_optimizer(config: TrainingConfig) -> None:
-    """Raises ValueError where the optimizer's package is missing."""
-    if config.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+    """Raises ValueError where the optimizer's package is missing, or cannot be imported."""
+    if config.optimizer != "adamw8bit":
+        return
+    try:
+        importlib.import_module("bitsandbytes")
+    except ImportError as error:
         raise ValueError(
             "optimizer = adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw."
-        )
+        ) from error
 
 
 def check_shares(config: TrainingConfig, processes: OneProcess) -> None:

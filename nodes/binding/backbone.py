@@ -1,4 +1,4 @@
-"""Binds ComfyUI's MODEL, CLIP, VAE and CLIP_VISION to the training engine as plain callables."""
+"""Binds ComfyUI's MODEL, CLIP, VAE and CLIP_VISION to the engines as plain callables."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def picture_encoder(
         pictures: Tensor, names: Sequence[str] = (LATENTS, *FEATURES)
     ) -> dict[str, Tensor]:
         found = {}
-        if FACE in names and faces is not None:
+        if FACE in names:
+            assert faces is not None  # without one, no adapter that reads faces is planned
             found[FACE] = embed_pictures(faces, pictures)
         with LOADING, torch.inference_mode():
             pixels = to_floats(pictures)

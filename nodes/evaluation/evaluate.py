@@ -18,8 +18,8 @@ from ...evaluation.report import EvaluationReport, write_csv, write_json
 from ...evaluation.request import MIXED_SIZES, Request
 from ...evaluation.resize import MODES
 from ...evaluation.run import evaluate
-from ...evaluation.sources import FolderSource, Source, TensorSource
 from ...evaluation.store import remove_features
+from ...pictures.sources import FolderSource, Source, TensorSource
 from ..host.folders import (
     STATISTICS,
     STATISTICS_SUFFIX,

@@ -26,6 +26,7 @@ from ...evaluation.loading import (
     load_networks,
     roles_of,
 )
+from ...evaluation.networks.face import Face
 from ...evaluation.networks.precision import in_full_precision
 from ...evaluation.plan import METRICS
 from ...faces.insight import MissingPackageError, MissingPackError
@@ -145,8 +146,6 @@ def _faces(roles: set[str], device: torch.device) -> dict[str, Any]:
     """
     if not roles & FACE_ROLES:
         return {}
-    from ...evaluation.networks.face import Face
-
     try:
         return {"face": Face(load_first_pack(), device)}
     except MissingPackError:

@@ -1,4 +1,4 @@
-"""Node: what finds faces -> FACE_ANALYSIS."""
+"""Node: files of a face detector and a recogniser -> MULTI_IPADAPTER_FACES."""
 
 from __future__ import annotations
 

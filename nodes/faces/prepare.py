@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ...evaluation.sources import FolderSource, Source, TensorSource
 from ...faces.align import CROPS, MARGIN
 from ...faces.analysis import FaceAnalyser
 from ...faces.prepare import Load, prepare
@@ -16,6 +15,7 @@ from ...faces.results import ORDERS, WHO, Prepared, Settings
 from ...files.names import printable
 from ...pictures.decode import BadPictureError
 from ...pictures.pixels import to_floats
+from ...pictures.sources import FolderSource, Source, TensorSource
 from ..host.folders import changed_below, find_pictures
 from ..host.images import to_image
 from ..host.progress import Progress, cancelled, show_text

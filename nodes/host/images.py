@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...evaluation.sources import TensorSource
 from ...pictures.pixels import to_bytes, to_floats
+from ...pictures.sources import TensorSource
 
 
 def to_image(picture: Image.Image) -> Tensor:

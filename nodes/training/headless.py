@@ -83,7 +83,7 @@ def train_files(job: Job, resume: bool, watcher: Watcher, processes: OneProcess)
 def train_job(
     models: Models, job: Job, resume: bool, watcher: Watcher, processes: OneProcess
 ) -> Result | None:
-    """Index the dataset, print a report on it, and train; see `training_run.train_adapter`."""
+    """Index the dataset, print a report on it, and train; see `run.train_adapter`."""
     if job.run.start_from and not Path(job.run.start_from).is_file():
         raise ValueError(f"There is no file {job.run.start_from}; check the setting start_from.")
     index = open_dataset(Path(job.data.dataset), job.data.kind, job.data.split, job.run.seed)

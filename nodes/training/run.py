@@ -117,7 +117,8 @@ def _adapter_and_encoders(models: Models, job: Job) -> tuple[MultiIPAdapterConfi
     adapter = plan_adapter(job.run, *_layers(models.model), widths)
     weights = fingerprint(models.vae.first_stage_model, models.clip_vision.model)
     recogniser = ""
-    if FACE in adapter.projection.inputs and models.faces is not None:
+    if FACE in adapter.projection.inputs:
+        assert models.faces is not None  # else `plan_adapter` has refused
         check_recogniser(models.faces)
         recogniser = models.faces.recogniser
     encode = picture_encoder(

@@ -1,4 +1,4 @@
-"""Where the pictures of an evaluation come from: a folder, a list of files, or IMAGE batches."""
+"""Pictures one after the other: from a folder, from a list of files, or from IMAGE batches."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ..files.folder import SafeFolder, Skipped
 from ..files.names import printable
-from ..pictures.decode import SUFFIXES, BadPictureError, decode
-from ..pictures.pixels import to_bytes
-from .resize import resize_to
+from .decode import SUFFIXES, BadPictureError, decode
+from .pixels import to_bytes
 
 TENSOR = "tensor"  # format of a picture that never was a file
 _BESIDE = (".txt", ".json", ".jsonl", ".csv", ".md", ".npz", ".safetensors")
@@ -103,7 +102,7 @@ class ListSource:
         except OSError as error:
             raise _unopened(self.name(number), error) from error
         text = f"{os.path.realpath(path)}|{state.st_size}|{state.st_mtime_ns}"
-        return _digest(text.encode("utf-8", "surrogatepass"))
+        return digest_of(text.encode("utf-8", "surrogatepass"))
 
 
 class FolderSource(ListSource):
@@ -185,56 +184,12 @@ class TensorSource:
 
     def fingerprint(self, number: int) -> str:
         pixels = self.load(number).pixels
-        return _digest(repr(tuple(pixels.shape)).encode() + pixels.contiguous().numpy().tobytes())
+        return digest_of(repr(tuple(pixels.shape)).encode() + pixels.contiguous().numpy().tobytes())
 
 
 def picture_of(source: Source, number: int) -> Image.Image:
     """A picture to look at. Raises BadPictureError."""
     return Image.fromarray(source.load(number).pixels.permute(1, 2, 0).contiguous().numpy())
-
-
-class PairSource:
-    """Pairs of pictures, stacked: uint8 [6, H, W]; the second takes the size of the first.
-
-    Attributes:
-        smallest: least pixels on each side of both, below which the network cannot compare them.
-    """
-
-    smallest = 1
-
-    def __init__(self, first: Source, second: Source, pairs: Sequence[tuple[int, int]]):
-        self.first, self.second, self.pairs = first, second, list(pairs)
-        self.skipped: list[Skipped] = []
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def name(self, number: int) -> str:
-        a, b = self.pairs[number]
-        return f"{self.first.name(a)} and {self.second.name(b)}"
-
-    def load(self, number: int) -> Picture:
-        a, b = self.pairs[number]
-        first, second = self.load_one(self.first, a), self.load_one(self.second, b).pixels
-        _, height, width = first.pixels.shape
-        if second.shape[1:] != (height, width):
-            second = resize_to(second[None], (height, width))[0]
-        return Picture(torch.cat([first.pixels, second]), first.format)
-
-    def load_one(self, source: Source, number: int) -> Picture:
-        """One picture of a pair. Raises BadPictureError, also if it is too small."""
-        picture = source.load(number)
-        height, width = picture.pixels.shape[1:]
-        if min(height, width) < self.smallest:
-            raise BadPictureError(
-                f"{source.name(number)}: is {width}x{height}; LPIPS compares pictures of at least "
-                f"{self.smallest} pixels on each side. Enlarge it."
-            )
-        return picture
-
-    def fingerprint(self, number: int) -> str:
-        a, b = self.pairs[number]
-        return _digest(f"{self.first.fingerprint(a)} {self.second.fingerprint(b)}".encode())
 
 
 def left_out(skipped: Sequence[Skipped]) -> str:
@@ -280,5 +235,5 @@ def _unopened(name: str, error: OSError) -> BadPictureError:
     return BadPictureError(f"{name}: cannot be opened ({reason}). Restore it.")
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
