@@ -35,7 +35,7 @@ HELP = """\
 commands (what follows the command is passed on to it):
   demo     run the pack on the demo models in a headless ComfyUI server; writes pictures
   test     lint, then all tests; with arguments: pytest alone, e.g. test tests/test_dev.py -k key
-           test --quick: the tests that need neither seconds, a server, a browser nor a process
+           test --quick: the tests that need no server, browser or other Python, and no seconds
   lint     ruff and mypy alone
   server   ComfyUI with this pack loaded: [--port 8188] [--base-directory FOLDER] [ComfyUI flags]
   bench    run benchmarks/NAME.py; without a name, list the benchmarks

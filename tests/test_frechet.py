@@ -53,7 +53,6 @@ def test_a_set_against_itself_is_zero(n):
     assert frechet_distance(root_of_features(x), gaussian_of(x)) <= 1e-6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m"), [(30, 40), (30, 500), (500, 30), (64, 65), (2, 2)])
 def test_the_low_rank_path_equals_the_rank_tolerant_form(n, m):
     x, y = random_features(n, 64), random_features(m, 64, seed=1, mean=0.3)
@@ -64,6 +63,7 @@ def test_the_low_rank_path_equals_the_rank_tolerant_form(n, m):
     assert root_of_features(x).factor.shape[1] == min(n, 64)
 
 
+@pytest.mark.slow
 def test_the_low_rank_path_in_2048_values():
     x, y = random_features(60, 2048), random_features(80, 2048, seed=1, mean=0.3)
     unknown = [Gaussian(g.mean, g.covariance, None) for g in (gaussian_of(x), gaussian_of(y))]

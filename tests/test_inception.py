@@ -37,6 +37,7 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor) -> None:
     assert difference / (expected - expected.mean(0)).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(120, 160), (512, 480)])
 def test_features_are_torch_fidelitys(size, network, path):
     outputs = ["2048", "logits_unbiased"]

@@ -87,6 +87,7 @@ def latents_by_step(model, prompts, steps):
     return [*trail, last]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "end", "first", "last"),
     [

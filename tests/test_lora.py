@@ -82,6 +82,7 @@ def assert_changed(model, patched, changes):
             assert torch.equal(after[name], weight), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.0, 0.4, -0.5])
 def test_the_weights_are_those_of_diffusers(pair, strength, tmp_path):
     unet, model, layers = pair

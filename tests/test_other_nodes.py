@@ -80,6 +80,7 @@ def test_a_mask_is_refused_where_queries_are_merged(sd15, adapter, references, p
         sample(patched, *prompts)
 
 
+@pytest.mark.slow
 def test_the_window_follows_the_sampling_of_the_run(sd15, adapter, references, prompts):
     """A node after Apply replaces the schedule; the percents mean that one."""
 

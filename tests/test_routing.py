@@ -193,6 +193,7 @@ def sample_by(guider, steps=2):
     return guider.sample(noise, latent, sampler, sigmas, disable_pbar=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("split", [False, True])
 def test_dual_guidance(patched, clip, adapter, references, prompts, nested, split, monkeypatch):
@@ -269,6 +270,7 @@ def test_the_negative_prompt_alone_in_a_later_call(sd15, adapter, references, pr
         assert difference(call.out, wanted) < CLOSE
 
 
+@pytest.mark.slow
 def test_a_list_alone_with_areas_of_the_other_list(sd15, clip, adapter, references, prompts):
     """The negative list holds copies of the positive prompt's areas, and runs by itself."""
     positive, negative = prompts

@@ -14,6 +14,8 @@ from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo.study.summary import also_wrong, by_attribute, by_showing, chance
 from multi_ipadapter.demo_world import world
 
+pytestmark = pytest.mark.slow
+
 PEOPLE, N = 5, 4
 BASE_CELL, TOLD, CODED, FOUR = CELLS = [
     *map(without, (BASE, DESCRIBED, RECODED)),

@@ -76,6 +76,7 @@ def cancel_at():
 # ---- the way from a folder to a file -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_an_adapter_that_steers_and_a_file(base, models, dataset, prompts):
     settings = settings_with(validate_every=3, previews=0)
     adapter, losses, chart, preview = train(models, dataset, settings=settings).args
@@ -138,6 +139,7 @@ def test_start_from_a_file(base, models, dataset):
         assert torch.allclose(found[name], value, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_previews_are_drawn_with_fixed_seeds(base, models, dataset, hook):
     previews = []
     hook(lambda value, total, preview: previews.append((value, preview)) if preview else None)
@@ -197,6 +199,7 @@ def test_cancel_while_encoding_goes_on_later(base, models, dataset, hook):
     assert len(train(models, dataset).args[1]["loss"]) == 6
 
 
+@pytest.mark.slow
 def test_cancel_before_the_first_step_returns_nothing(base, models, dataset, monkeypatch):
     """The preview of step 0 can take a while."""
     preview = TrainingBar.preview

@@ -77,6 +77,7 @@ def gradients(trainer, *batch):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["concat", "mean", "learned"])
 @pytest.mark.parametrize(("count", "slots"), [(1, 1), (3, 1), (3, 3)])
 def test_training_computes_what_sampling_computes(
@@ -126,6 +127,7 @@ def test_a_fresh_adapter_at_weight_zero_changes_no_bit(model, clip, clip_vision,
     assert not torch.equal(plain, one)
 
 
+@pytest.mark.slow
 def test_only_the_adapter_learns(model, clip, clip_vision):
     before = {k: v.clone() for k, v in model.model.state_dict().items()}
     options = dict(model.model_options["transformer_options"])
@@ -147,6 +149,7 @@ def test_only_the_adapter_learns(model, clip, clip_vision):
     assert model.model_options["transformer_options"] == options
 
 
+@pytest.mark.slow
 def test_checkpointing_gives_the_same_gradients(model, clip, clip_vision):
     found = []
     for checkpointing in (False, True):
@@ -295,6 +298,7 @@ def test_a_failing_source_stops_the_run():
         trainer.train()
 
 
+@pytest.mark.slow
 def test_it_learns_whose_pictures_the_references_are():
     """The frozen model is first taught to remove noise, without knowing any identity."""
     config = settings(

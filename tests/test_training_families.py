@@ -86,6 +86,7 @@ def test_training_sees_the_model_as_the_sampler_does(
         assert difference(target, out) < 10 * CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_a_compiled_unet_trains_the_same(clip, clip_vision, monkeypatch, family, checkpointing):

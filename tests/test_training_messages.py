@@ -61,6 +61,7 @@ def test_a_run_says_where_it_begins():
     assert_says(where_it_begins(9, 9), "finished already, at step 9", "raise steps")
 
 
+@pytest.mark.slow
 def test_the_node_logs_where_it_begins_and_every_validation(base, models, dataset, said):
     text = settings_with(validate_every=2, previews=0)
     for steps in (2, 4):

@@ -248,6 +248,7 @@ def test_long_captions_are_counted(base, models, caplog):
     assert_says(warnings(caplog), "2 of 32 captions", "longer than 75 tokens", "cut off")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_bad_pictures_are_named(base, models, dataset, caplog, cache):
     damage(base / "input/people", "p00/1.png", "p03/0.png")
@@ -269,6 +270,7 @@ def test_only_some_of_many_bad_pictures_are_named(caplog):
 # ---- held-out identities and previews ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_validation_nobody_is_withheld(base, models, dataset):
     """`held_out` of the settings is 0.3."""
     runs = {
@@ -284,6 +286,7 @@ def test_without_validation_nobody_is_withheld(base, models, dataset):
     assert losses["never"] != losses["some"]
 
 
+@pytest.mark.slow
 def test_previews_take_another_case_for_a_bad_picture(base, models, dataset):
     text = settings_with(cache=False, validate_every=4, previews=1)
     _, held_out = dataset.split(2, numbers(0, SPLIT))  # 0.3 of 8, and the seed
@@ -294,6 +297,7 @@ def test_previews_take_another_case_for_a_bad_picture(base, models, dataset):
     assert len(list((base / "output/training/run").glob("preview-*.png"))) == 1
 
 
+@pytest.mark.slow
 def test_a_preview_is_written_whole_or_not_at_all(base, models, dataset, monkeypatch):
     text = settings_with(validate_every=2, previews=1)
     run = base / "output/training/run"

@@ -94,6 +94,7 @@ def test_what_leaves_the_public_shapes_is_named(changes, reasons):
         assert leaves_public_shapes(fresh(768, (32,), **changes).config) == reasons
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 @pytest.mark.parametrize("kind", ["linear", "resampler"])
 def test_diffusers_loads_the_file(tmp_path, kind, family):

@@ -85,6 +85,7 @@ def test_four_views_tell_nearly_everything() -> None:
     assert SHOWN[:, :1].any(axis=1).mean() < 0.65
 
 
+@pytest.mark.slow
 def test_a_person_with_hidden_attributes_changed_looks_the_same() -> None:
     for index in range(60):
         person, view = PEOPLE[index], quiet(VIEWS[index][index % 4])
@@ -101,6 +102,7 @@ def test_a_person_with_hidden_attributes_changed_looks_the_same() -> None:
             assert difference < 0.1, (index, name, person.attributes[name], other.attributes[name])
 
 
+@pytest.mark.slow
 def test_visible_attributes_change_the_picture() -> None:
     for index in range(60):
         person, view = PEOPLE[index], quiet(VIEWS[index][index % 4])
