@@ -188,7 +188,8 @@ def test_folder_batch_and_command_line_agree(server, world):
     ]
     assert set(values(expected)) == set(METRICS) and values(expected)["fid"] > 0.01
     for report in others:
-        assert values(report) == pytest.approx(values(expected), rel=1e-9, abs=1e-12)
+        # Nearly equal sets: the FID is a small difference of numbers near 1.
+        assert values(report) == pytest.approx(values(expected), rel=1e-9, abs=1e-8)
         for row, other in zip(expected.per_image, report.per_image, strict=True):
             assert row["values"] == pytest.approx(other["values"], rel=1e-9)
         assert report.networks == expected.networks

@@ -220,6 +220,6 @@ def test_bad_values(server, people, still_works, inputs, expected):
 
 
 def test_another_aggregation_under_the_same_name(server, people, still_works):
-    server.client.run(training_graph(people, "other", steps=1))
-    message = error_of(server, training_graph(people, "other", steps=2, aggregation="mean"))
+    server.client.run(training_graph(people, "same_name", steps=1))
+    message = error_of(server, training_graph(people, "same_name", steps=2, aggregation="mean"))
     assert "aggregation: 'learned' there, 'mean' now" in message and "new folder" in message

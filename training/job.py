@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..pictures.fit import check_fit
+from ..pictures.fit import FITS
 from .config import TrainingConfig, check_fields
 
 
@@ -43,7 +43,8 @@ class DataConfig:
         check_fields(self)
         if self.size < 64 or self.size % 8:
             raise ValueError(f"Got size = {self.size}; expected a multiple of 8, at least 64.")
-        check_fit(self.fit)
+        if self.fit not in FITS:
+            raise ValueError(f"Got fit = {self.fit!r}; expected one of {', '.join(FITS)}.")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"Got held_out = {self.held_out}; expected at least 0 and below 1.")
         if self.previews < 0:
