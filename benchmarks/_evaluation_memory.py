@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..evaluation.manifest import Entry, GeneratedSet
+from ..evaluation.generated import Entry, GeneratedSet
 from ..evaluation.networks.inception import CLASSES, POOL, Inception
 from ..evaluation.request import Request
 from ..evaluation.run import evaluate

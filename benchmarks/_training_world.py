@@ -26,7 +26,7 @@ from ..pictures.index import PictureIndex
 from ..training.cache import FeatureCache, build_cache
 from ..training.cache_plan import CacheKey, CacheSpec
 from ..training.config import TrainingConfig
-from ..training.features import Encoders
+from ..training.encoding import Encoders
 from ..training.online import OnlineSource
 from ..training.sampling import DropOneSampler, Row
 

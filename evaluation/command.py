@@ -19,8 +19,8 @@ from ..runs.comfyui import find_comfyui
 from ..runs.processes import Accelerated, OneProcess, StopSignals, start_processes
 from .encoders import file_fingerprint
 from .extract import Interrupted
+from .generated import read_generated
 from .loading import CLIPS, DINOS, LPIPS, NetworkChoice, load_networks
-from .manifest import read_generated
 from .networks.face import MissingPackageError
 from .plan import METRICS, parse_metrics
 from .report import write_csv, write_json

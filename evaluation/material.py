@@ -8,7 +8,7 @@ from typing import Any
 
 from . import caveats
 from .extract import Extracted
-from .manifest import Entry
+from .generated import Entry
 from .metrics.intervals import mean_interval
 from .plan import Pass, served_by
 from .report import Value

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..pictures.sources import Source
-from .manifest import Entry, GeneratedSet
+from .generated import Entry, GeneratedSet
 from .pairs import PairSource
 
 GENERATED, REAL, REFERENCES, TARGETS = "generated", "real", "references", "targets"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..figures.sheets import ranked_strip
 from ..pictures.sources import TensorSource, picture_of
-from .manifest import GeneratedSet, generated_from_batches
+from .generated import GeneratedSet, generated_from_batches
 from .plan import LOWER_IS_BETTER, PER_IMAGE
 from .report import EvaluationReport
 

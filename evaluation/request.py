@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..pictures.sources import Source
-from .manifest import GeneratedSet
+from .generated import GeneratedSet
 from .plan import METRICS, REAL, check_metrics
 
 MIXED_SIZES = ("resize", "skip")

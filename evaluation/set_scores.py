@@ -12,7 +12,6 @@ from torch import Tensor
 from . import caveats
 from .extract import Extracted
 from .material import Material
-from .metrics.features import Rows
 from .metrics.frechet import (
     FID_INFINITY_MINIMUM,
     Root,
@@ -24,6 +23,7 @@ from .metrics.frechet import (
 from .metrics.inception_score import inception_score
 from .metrics.kernels import cmmd, kid
 from .metrics.manifold import PrecisionRecall, precision_recall
+from .metrics.rows import Rows
 from .metrics.statistics import (
     Gaussian,
     GaussianStatistics,

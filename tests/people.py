@@ -18,7 +18,7 @@ from multi_ipadapter.pictures.index import PictureIndex
 from multi_ipadapter.pictures.load import load_picture
 from multi_ipadapter.training.cache import FeatureCache, build_cache
 from multi_ipadapter.training.cache_plan import CacheKey, CacheSpec
-from multi_ipadapter.training.features import Encoders
+from multi_ipadapter.training.encoding import Encoders
 
 # Enough to see a run from end to end in seconds.
 _SETTINGS = {

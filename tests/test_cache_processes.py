@@ -44,7 +44,7 @@ from torch.nn import functional as F
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.cache import build_cache
 from multi_ipadapter.pictures.open import open_dataset
-from multi_ipadapter.training.features import Encoders
+from multi_ipadapter.training.encoding import Encoders
 from multi_ipadapter.training.cache_plan import CacheKey, CacheSpec
 
 {encode}

@@ -8,9 +8,9 @@ import tracemalloc
 import pytest
 from PIL import Image
 
+from multi_ipadapter.pictures.inspection import inspect_dataset, picture_bytes
 from multi_ipadapter.pictures.load import load_picture
 from multi_ipadapter.pictures.open import open_dataset
-from multi_ipadapter.pictures.report import inspect_dataset, picture_bytes
 from multi_ipadapter.runs.streams import SPLIT, numbers
 from multi_ipadapter.training.config import TrainingConfig
 from multi_ipadapter.training.sampling import DropOneSampler

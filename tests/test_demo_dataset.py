@@ -7,8 +7,8 @@ from PIL import Image
 
 from multi_ipadapter.demo.dataset import main
 from multi_ipadapter.demo_world import world
+from multi_ipadapter.pictures.inspection import inspect_dataset
 from multi_ipadapter.pictures.open import open_dataset
-from multi_ipadapter.pictures.report import inspect_dataset
 
 
 def test_a_folder_to_train_on(tmp_path, capsys):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from multi_ipadapter.evaluation.extract import Interrupted
-from multi_ipadapter.evaluation.manifest import (
+from multi_ipadapter.evaluation.generated import (
     generated_from_batches,
     read_generated,
 )

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 from multi_ipadapter.evaluation import extract
-from multi_ipadapter.evaluation.manifest import (
+from multi_ipadapter.evaluation.generated import (
     Entry,
     GeneratedSet,
     generated_from_batches,
     read_generated,
 )
-from multi_ipadapter.evaluation.metrics import features, kernels, manifold
+from multi_ipadapter.evaluation.metrics import kernels, manifold
+from multi_ipadapter.evaluation.metrics import rows as features
 from multi_ipadapter.evaluation.plan import METRICS
 from multi_ipadapter.evaluation.report import write_json
 from multi_ipadapter.evaluation.run import evaluate

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from transformers import CLIPModel
 
 from multi_ipadapter.evaluation.command import main
+from multi_ipadapter.evaluation.generated import read_generated
 from multi_ipadapter.evaluation.loading import load_networks
-from multi_ipadapter.evaluation.manifest import read_generated
 from multi_ipadapter.evaluation.networks.inception import InceptionModule
 from multi_ipadapter.evaluation.request import Request
 from multi_ipadapter.evaluation.run import evaluate

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from multi_ipadapter.evaluation.manifest import generated_from_batches, read_generated
+from multi_ipadapter.evaluation.generated import generated_from_batches, read_generated
 
 from .evaluation_world import write_pictures
 

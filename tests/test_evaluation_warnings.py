@@ -11,8 +11,8 @@ from transformers import CLIPModel
 
 from multi_ipadapter.evaluation import caveats
 from multi_ipadapter.evaluation.encoders import file_fingerprint, vision_fingerprint
+from multi_ipadapter.evaluation.generated import generated_from_batches, read_generated
 from multi_ipadapter.evaluation.loading import load_networks
-from multi_ipadapter.evaluation.manifest import generated_from_batches, read_generated
 from multi_ipadapter.evaluation.networks.clip import load_clip
 from multi_ipadapter.evaluation.run import evaluate
 from multi_ipadapter.pictures.sources import FolderSource, TensorSource

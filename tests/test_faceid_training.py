@@ -21,7 +21,7 @@ from multi_ipadapter.pictures.decode import UnusablePicturesError
 from multi_ipadapter.pictures.open import open_dataset
 from multi_ipadapter.runs.processes import OneProcess
 from multi_ipadapter.training.command import read_arguments
-from multi_ipadapter.training.features import encode_pictures
+from multi_ipadapter.training.encoding import encode_pictures
 from multi_ipadapter.training.run import Watcher
 
 from .builders import apply, assert_says, make_adapter, refusal, sample

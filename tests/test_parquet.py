@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from multi_ipadapter.pictures.captions import celeba_caption
+from multi_ipadapter.pictures.inspection import inspect_dataset
 from multi_ipadapter.pictures.load import load_picture
 from multi_ipadapter.pictures.open import open_dataset
-from multi_ipadapter.pictures.report import inspect_dataset
 
 from .people import contents, jpeg
 

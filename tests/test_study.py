@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from multi_ipadapter.demo.prompt import CFG, WEIGHT
-from multi_ipadapter.demo.study import report
+from multi_ipadapter.demo.study import pages as report
 from multi_ipadapter.demo.study.__main__ import main
 from multi_ipadapter.demo.study.cells import (
     COMPARED,

@@ -7,7 +7,7 @@ import torch
 
 import nodes as core
 from multi_ipadapter.demo.prompt import STEPS
-from multi_ipadapter.demo.study import run
+from multi_ipadapter.demo.study import measure as run
 from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, Cell, without
 from multi_ipadapter.demo.study.people import held_out
 from multi_ipadapter.demo_world.world import WEIGHTS_FOLDER

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from multi_ipadapter.demo.study import run
+from multi_ipadapter.demo.study import measure as run
 from multi_ipadapter.demo.study.cells import BASE, DESCRIBED, MAIN, RECODED, Cell, Part, without
 from multi_ipadapter.demo.study.judging import told_factors
 from multi_ipadapter.demo.study.people import held_out

@@ -22,8 +22,8 @@ from multi_ipadapter.nodes.steering.load import FOLDER
 from multi_ipadapter.nodes.training.dataset import ReferenceDataset
 from multi_ipadapter.nodes.training.headless import train_files
 from multi_ipadapter.nodes.training.progress import TrainingBar
+from multi_ipadapter.pictures.inspection import inspect_dataset
 from multi_ipadapter.pictures.open import open_dataset
-from multi_ipadapter.pictures.report import inspect_dataset
 from multi_ipadapter.runs.processes import OneProcess
 from multi_ipadapter.runs.state import checkpoints
 from multi_ipadapter.training.command import read_arguments, run_job

@@ -15,7 +15,7 @@ from multi_ipadapter.diffusion.backbone import Backbone
 from multi_ipadapter.models.attention import add_image_attention
 from multi_ipadapter.models.projection import HIDDEN, POOLED
 from multi_ipadapter.training.config import TrainingConfig
-from multi_ipadapter.training.features import Encoders
+from multi_ipadapter.training.encoding import Encoders
 from multi_ipadapter.training.run import MadeFrom, Run
 
 from .plain_attention import sdpa

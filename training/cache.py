@@ -31,7 +31,7 @@ from .cache_plan import (
     shard_path,
     write_plan,
 )
-from .features import Encoded, Encoders, encode_pictures
+from .encoding import Encoded, Encoders, encode_pictures
 from .sampling import R
 from .shards import (
     DamagedShardError,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..files.folder import Skipped
 from ..pictures.index import PictureIndex
 from .batch import MASK, UnreadableError
-from .features import BATCH, Encode, encode_pictures
+from .encoding import BATCH, Encode, encode_pictures
 from .sampling import R, without_bad
 
 

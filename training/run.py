@@ -29,7 +29,7 @@ from ..runs.state import disk_errors
 from .batch import FeatureSource, PictureSource
 from .checks import check_new
 from .config import TrainingConfig
-from .features import Encoders
+from .encoding import Encoders
 from .initial import initial_adapter, made_settings
 from .loop import Report, Trainer
 from .validation import ValidationReport, Validator

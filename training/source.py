@@ -10,7 +10,7 @@ from pathlib import Path
 from ..pictures.index import PictureIndex
 from .cache import FeatureCache, OnProgress, ShouldStop, open_cache
 from .cache_plan import CacheKey, CacheSpec
-from .features import Encoders
+from .encoding import Encoders
 from .job import DataConfig
 from .online import OnlineSource
 

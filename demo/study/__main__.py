@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"got {', '.join(sorted(unknown))}; expected {' or '.join(PARTS)}")
     prepare_comfyui()
-    from . import report
+    from . import pages as report
 
     for part in options.parts or PARTS:
         write = getattr(report, part)

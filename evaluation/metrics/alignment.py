@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .features import check_features, check_pair, check_width, unit_rows
+from .rows import check_features, check_pair, check_width, unit_rows
 
 CLIP_SCORE_WEIGHT = 2.5
 _TOLERANCE = 1e-6  # radians; below it, reference and target are the same picture

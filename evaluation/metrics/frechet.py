@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .features import check_features, check_width
+from .rows import check_features, check_width
 from .statistics import Gaussian, gaussian_of
 
 FID_INFINITY_MINIMUM = 5000

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .features import check_features
+from .rows import check_features
 
 
 class InceptionScore(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .features import Rows, blocks, check_pair, unit_rows
+from .rows import Rows, blocks, check_pair, unit_rows
 
 SUBSET_SIZE = 1000
 _BLOCK = 2048  # rows and columns of the kernel matrix that exist at once

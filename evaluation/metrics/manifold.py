@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .features import Rows, blocks, check_pair
+from .rows import Rows, blocks, check_pair
 
 _ROWS, _COLUMNS = 2048, 2048  # of the distances that exist at once
 

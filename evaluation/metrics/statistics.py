@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...files.atomic import atomically
-from .features import blocks, check_features, check_width
+from .rows import blocks, check_features, check_width
 
 FORMAT = 1
 _BLOCK = 4096  # rows converted to float64 at once

@@ -11,8 +11,8 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ...evaluation.figures import table
+from ...evaluation.generated import GeneratedSet, generated_from_batches, read_generated
 from ...evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
-from ...evaluation.manifest import GeneratedSet, generated_from_batches, read_generated
 from ...evaluation.plan import METRICS, parse_metrics
 from ...evaluation.report import EvaluationReport, write_csv, write_json
 from ...evaluation.request import MIXED_SIZES, Request

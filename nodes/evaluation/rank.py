@@ -8,8 +8,8 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
+from ...evaluation.generated import GeneratedSet
 from ...evaluation.loading import CLIPS, DINOS, LPIPS, NetworkChoice
-from ...evaluation.manifest import GeneratedSet
 from ...evaluation.plan import PER_IMAGE
 from ...evaluation.ranking import (
     MIX,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io, ui
 from torch import Tensor
 
-from ...evaluation.manifest import read_generated
+from ...evaluation.generated import read_generated
 from ...evaluation.report import compare
 from ...evaluation.report_figures import (
     all_figures,

@@ -7,8 +7,8 @@ import comfy.utils
 from comfy_api.v0_0_2 import io, ui
 
 from ...pictures.index import PictureIndex, require_pairs
+from ...pictures.inspection import DatasetReport, inspect_dataset, picture_bytes
 from ...pictures.open import KINDS, open_dataset
-from ...pictures.report import DatasetReport, inspect_dataset, picture_bytes
 from ..host.folders import changed_at, find_dataset
 from ..host.progress import show_text
 from ..host.wires import CATEGORY, ReferenceDatasetSocket

@@ -15,8 +15,8 @@ import torch
 from ...faces.analysis import FaceAnalyser
 from ...faces.insight import MissingPackageError, load_pack
 from ...pictures.index import PictureIndex, require_pairs
+from ...pictures.inspection import inspect_dataset, picture_bytes
 from ...pictures.open import open_dataset
-from ...pictures.report import inspect_dataset, picture_bytes
 from ...runs.processes import OneProcess
 from ...training.job import DEMO, Job
 from ...training.run import Result, Watcher

@@ -27,7 +27,7 @@ from ...runs.state import check_other_run, disk_errors
 from ...training.batch import PictureSource, UnreadableError
 from ...training.checks import check_settings, tell_doubts, tell_skipped
 from ...training.config import MAY_CHANGE
-from ...training.features import Encoders
+from ...training.encoding import Encoders
 from ...training.initial import plan_adapter
 from ...training.job import DataConfig, Job
 from ...training.run import MadeFrom, Result, Run, Watcher, split

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from ...pictures.index import PictureIndex
-from ...training.features import Encoders
+from ...training.encoding import Encoders
 from ...training.job import Job
 from ..host.fingerprints import patched_fingerprint
 from ..host.memory import unload_models

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...demo_world import world
 from ..prompt import STEPS
 from . import confirmed as confirmed_page
-from . import run
+from . import measure as run
 from .cells import (
     BASE,
     COMPARED,
